@@ -62,9 +62,8 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
     reach = float(-_quantile(0.5 * _FALSE_ALARM / taps.size)) * np.hypot(error, _ROUGH * size)
     large = np.flatnonzero(np.abs(taps) > reach)
     together = 1.0
-    if (
-        fit.root is not None and large.size and error.max() > 0
-    ):  # of errors that hang together, fewer combinations are as large
+    if fit.root is not None and large.size and error.max() > 0:
+        # of errors that hang together, fewer combinations are as large
         scaled = fit._covariance_factor()[large] / error.ravel()[large, None]
         together = math.exp(0.5 * min(0.0, float(np.linalg.slogdet(scaled @ scaled.T)[1])))
     found = _smallest(taps, reach, as_problem(fit, None) if taps.ndim == 2 else None, together)

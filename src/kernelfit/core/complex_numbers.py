@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .background import Background
-from .estimate import Estimate
+from .estimate import Estimate, sides_of
 from .validation import complex_of
 
 
@@ -21,11 +21,6 @@ def joined(array: Any, axis: int = 0) -> Any:
     """Return the complex numbers whose real parts are the first half along an axis, and imaginary parts the second."""
     real, imaginary = np.split(array, 2, axis=axis)
     return complex_of(real, imaginary)
-
-
-def _sides(fit: Estimate) -> tuple[int, ...]:
-    """Return the sides of one kernel, as the code for images has them."""
-    return fit.kernel.shape[-3 if fit.convention.ndim == 3 else -2 :]
 
 
 def raised(fit: Estimate) -> Estimate:
@@ -40,7 +35,7 @@ def raised(fit: Estimate) -> Estimate:
         "notes": tuple(dict.fromkeys(fit.notes)),
     }
     if conv.numbers == "complex":
-        kernel = fit.kernel.reshape(2, -1, *_sides(fit))
+        kernel = fit.kernel.reshape(2, -1, *sides_of(fit))
         whole = joined(kernel)[0]
         fields |= {
             "kernel": whole[0] if len(whole) == 1 else whole,
@@ -70,7 +65,7 @@ def taken_apart(fit: Estimate) -> Estimate:
         "noise_std": fit.noise_std / math.sqrt(2.0),
     }
     if conv.numbers == "complex":
-        kernel = fit.kernel.reshape(-1, *_sides(fit))
+        kernel = fit.kernel.reshape(-1, *sides_of(fit))
         fields |= {"kernel": np.concatenate([kernel.real, kernel.imag]), "rank": 2 * fit.rank}
         fields |= {"df_model": 2 * fit.df_model, "priors": 2 * fit.priors}
         if fit.path is not None:

@@ -449,6 +449,11 @@ def require_fit(fit: object) -> None:
         raise TypeError(f"got fit={fit!r:.60}, need a KernelFit, what find_kernel or stats.solve returns")
 
 
+def sides_of(fit: Estimate) -> tuple[int, ...]:
+    """Return the sides of one kernel, as the code for images has them."""
+    return fit.kernel.shape[-3 if fit.convention.ndim == 3 else -2 :]
+
+
 def require_real(fit: "Estimate | None") -> None:
     """Refuse a complex kernel, or none."""
     if fit is not None and fit.kernel.dtype.kind == "c":

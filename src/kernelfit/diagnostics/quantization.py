@@ -134,10 +134,15 @@ def _without_alarm(
     return dataclasses.replace(fit, findings=findings, notes=(*fit.notes, note))
 
 
+def _read(observations: Sequence[Observation], fit: Estimate, weights: Sequence[Weights] | None) -> list[tiles.Part]:
+    """Read all pixels of small pairs, tiles of others."""
+    some, own = sampled(observations, weights)
+    return tiles.read(some, fit, own, whole=_WHOLE // len(some))
+
+
 def _farthest(observations: Sequence[Observation], fit: Estimate, weights: Sequence[Weights] | None) -> float:
     """Return the largest residual in gray levels: of small pairs of all pixels, else of tiles."""
-    some, own = sampled(observations, weights)
-    parts = [p for _, p in tiles.read(some, fit, own, whole=_WHOLE // len(some))]
+    parts = [p for _, p in _read(observations, fit, weights)]
     return max((float(np.max(np.abs(p.left[p.known]) / tiles.root_of(p, p.known)[p.known])) for p in parts), default=0)
 
 
@@ -167,8 +172,7 @@ def _between_passes(
         return fit
     if fit.errors == "plain" and alike_where_flat(parts) < _ALIKE:
         return fit  # noise as random as that is no rounding
-    some, own = sampled(observations, weights)
-    every = tiles.trimmed(tiles.read(some, fit, own, whole=_WHOLE // len(some)), weighted=weights is not None)
+    every = tiles.trimmed(_read(observations, fit, weights), weighted=weights is not None)
     if not every:
         return fit
     why = "integers between two passes follow the image, which is smooth or flat"
@@ -233,8 +237,7 @@ def _with_scatter(
     """Add what the errors of rounding leave open of the kernel where they follow the image; see `rounding.scatter`."""
     if not fit.noise_std < _RANDOM * fit.rounding or not possible(fit):
         return fit
-    some, own = sampled([of_target(p, target) for p in observations], weights)
-    every = tiles.read(some, fit, own, whole=_WHOLE // len(some))
+    every = _read([of_target(p, target) for p in observations], fit, weights)
     parts = tiles.trimmed(every, weighted=weights is not None)
     if 2 * sum(int(p.known.sum()) for _, p in parts) < sum(int(p.known.sum()) for _, p in every):
         parts = every  # a target of few values stands at their ends
@@ -276,7 +279,7 @@ def _of_few_digits(
     )
     if not fit.noise_std < _NEAR * largest:
         return fit
-    parts = tiles.read(some, fit, own, whole=_WHOLE // len(some))
+    parts = _read([of_target(p, target) for p in observations], fit, weights)
     if not parts:
         return fit
     return _wider(fit, *scatter(parts, fit, None), "floating-point numbers are largest in a few pixels, or repeat")

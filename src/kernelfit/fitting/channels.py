@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..core.estimate import Estimate
+from ..core.estimate import Estimate, sides_of
 from ..core.findings import ranked
 
 
@@ -37,7 +37,7 @@ def join(groups: list[list[Estimate]], task: Layout) -> Estimate:
         return dataclasses.replace(fits[0], channels=task.channels, channel_axis=task.channel_axis)
     if task.channels == "mixed":
         field = fits[0].convention.field
-        sides = fits[0].kernel.shape[-3 if fits[0].convention.ndim == 3 else -2 :]
+        sides = sides_of(fits[0])
         sides = sides if field is None else (field.n, *sides)
         kernel = np.stack([fit.kernel.reshape(-1, *sides) for fit in fits])
     else:

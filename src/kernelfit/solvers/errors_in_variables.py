@@ -14,7 +14,7 @@ import scipy.linalg
 from ..core import geometry
 from ..core.background import Columns
 from ..core.complex_numbers import joined
-from ..core.estimate import Estimate, with_finding
+from ..core.estimate import Estimate, sides_of, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Geometry
 from ..core.normal_equations import NormalEquations
@@ -245,7 +245,7 @@ def slow_variance(fit: Estimate) -> float:
 
 def _kernels(fit: Estimate) -> list[tuple[float, Array, Array]]:
     """Return for places over the field their share, functions, and kernels; one place if it does not vary."""
-    sides = fit.kernel.shape[-3 if fit.convention.ndim == 3 else -2 :]
+    sides = sides_of(fit)
     kernels, field = fit.kernel.reshape(-1, *sides), fit.convention.field
     if field is None:
         return [(1.0, np.ones(1), kernels)]
@@ -298,7 +298,7 @@ def shared(fit: Estimate, std: float, pairs: Array | None = None) -> Array:
 
 def _shared_by_parts(fit: Estimate, std: float, pairs: Array | None) -> Array:
     """Return what the moments' covariance gains of circular noise, that of the real parts before the others."""
-    kernels: Any = fit.kernel.reshape(-1, *fit.kernel.shape[-3 if fit.convention.ndim == 3 else -2 :])
+    kernels: Any = fit.kernel.reshape(-1, *sides_of(fit))
     if fit.convention.numbers == "complex":
         kernels = joined(kernels)
     # n(d) counts both parts of a pixel, and s^4 is (2 std^2)^2; half of E m m' is in the covariance of the parts
