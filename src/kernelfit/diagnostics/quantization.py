@@ -33,6 +33,10 @@ _WHOLE = 2**17
 #: Pixels that tell what correlated noise does to a kernel, at least, and for each tap; noise so many times as loud at
 #: some frequency as in the mean is no rounding.
 _SAMPLED, _EACH, _LOUD = 2**13, 32, 7.0
+#: The variance of n errors of rounding is off by this part over the root of n at most, five standard deviations.
+_BY_CHANCE = 5 * math.sqrt(0.8)
+#: Two roundings, of which the second pass averages the first, make noise up to so many times that of one.
+_TWO = math.sqrt(2.0)
 #: Residuals are alike where the image is flat from such a chi-square of two degrees of freedom on.
 _ALIKE = 40.0
 #: Types of so many bytes are suspected to wrap round if the noise is more than this share of their range.
@@ -168,9 +172,10 @@ def _between_passes(
     fit: Estimate, observations: Sequence[Observation], weights: Sequence[Weights] | None, parts: list[tiles.Part]
 ) -> Estimate:
     """Add what rounding between two passes leaves open of the kernel where its errors follow the image."""
-    if fit.kernel.ndim > 2 or not beside(fit) > 0 or not possible(fit):
+    if fit.kernel.ndim > 2 or not possible(fit) or not beside(fit) > ROUNDING * _BY_CHANCE / math.sqrt(fit.n_pixels):
         return fit
-    if fit.errors == "plain" and alike_where_flat(parts) < _ALIKE:
+    little = fit.noise_std < _TWO * fit.rounding  # which a first pass may have left, and little tells if it did
+    if not little and fit.errors == "plain" and alike_where_flat(parts) < _ALIKE:
         return fit  # noise as random as that is no rounding
     every = tiles.trimmed(_read(observations, fit, weights), weighted=weights is not None)
     if not every:
