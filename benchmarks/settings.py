@@ -38,7 +38,9 @@ EXACT, ITERATED, PART = 1e-7, 1e-6, 0.01
 CG = 1.25 * PART
 #: Of errors under a prior, whose root leaves out what is as small as rounding beside the largest term; and of those
 # beside the image's noise, where the oracle leaves out products of two of its pixels.
-ROOT = SQUARED = 1e-6
+ROOT, SQUARED = 4e-6, 1e-6
+#: Kernels so many times as rough as their penalty supposes have larger errors.
+ROUGHER = 2.0
 #: Standard errors by which a kernel may differ from that at which reweighting ends.
 SETTLED = 0.02
 
@@ -298,8 +300,11 @@ def of_weights(
             stderr = noise_std * np.sqrt(np.diag(inverse @ pixels[0].T @ pixels[0] @ inverse))
             yield "stderr beside the image's noise", apart(fit.stderr, stderr), SQUARED
         return
-    stderr = np.zeros(len(taps))
-    stderr[own] = noise_std * dense.spread(matrix[:, own], rows)
+    variances = dense.left_open(matrix, own)
+    variances[own] += dense.spread(matrix[:, own], rows) ** 2
+    if rows is not None:
+        variances += dense.rougher(matrix, rows, taps, noise_std, ROUGHER)
+    stderr = noise_std * np.sqrt(variances)
     yield "stderr", apart(fit.stderr, stderr), EXACT
     if background is not None and solver == "LeastSquares":
         errors = dense.background_errors(system, noise_std)

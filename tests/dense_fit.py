@@ -369,6 +369,32 @@ def spread(matrix: Array, rows: Array | None = None) -> Array:
     return np.asarray(np.sqrt(np.diag(np.linalg.inv(gram))))
 
 
+def left_open(matrix: Array, own: NDArray[np.bool_]) -> Array:
+    """Return the variances, for noise of 1, that taps held at zero add: each let in alone, by one standard error."""
+    found = np.zeros(matrix.shape[1])
+    for tap in np.flatnonzero(~own):
+        free = own.copy()
+        free[tap] = True
+        covariance = np.linalg.inv(matrix[:, free].T @ matrix[:, free])
+        at = int(np.sum(free[:tap]))
+        found[free] += covariance[at] ** 2 / covariance[at, at]
+    return found
+
+
+def rougher(matrix: Array, rows: Array, taps: Array, noise_std: float, least: float) -> Array:
+    """Return the variances, for noise of 1, that a kernel rougher than its penalty supposes adds.
+
+    The penalty P stands for a prior of covariance ``noise^2 tau P^-1`` with tau = 1. What ``k'Pk`` tells of tau, whose
+    expected value is ``tau trace(P M G P^-1 G M) + trace(P M G M)`` for ``M = (G + P)^-1``, is used if above `least`.
+    """
+    gram, pull = matrix.T @ matrix, rows.T @ rows
+    both = np.linalg.inv(gram + pull)
+    by_noise = np.trace(pull @ both @ gram @ both)
+    by_kernel = np.trace(pull @ both @ gram @ np.linalg.inv(pull) @ gram @ both)
+    tau = (taps @ pull @ taps / noise_std**2 - by_noise) / by_kernel
+    return (tau - 1.0) * np.diag(both @ pull @ both) if tau > least else np.zeros(len(taps))
+
+
 def freedom(matrix: Array, rows: Array) -> float:
     """Return the effective degrees of freedom of a penalised fit, ``trace(G (G + rows'rows)^-1)``."""
     gram = matrix.T @ matrix

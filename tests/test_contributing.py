@@ -56,3 +56,11 @@ def test_the_environments_of_benchmarks_hold_all_dependencies(path):
     text = "\n".join(line for line in (ROOT / path).read_text().splitlines() if not line.lstrip().startswith("//"))
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert set(json.loads(text)["matrix"]["req"]) == {re.split("[<>=]", name)[0] for name in needed}
+
+
+def test_the_page_of_benchmarks_names_every_script():
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    scripts = [p for p in sorted((ROOT / "benchmarks").rglob("*.py")) if p.name not in ("__init__.py", "common.py")]
+    assert len(scripts) > 30
+    missing = [str(p.relative_to(ROOT)) for p in scripts if f"{p.name}`" not in page]
+    assert not missing, missing

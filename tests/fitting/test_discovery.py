@@ -1,9 +1,12 @@
 """What is not given is found: support, place, size, stride, constant, channels."""
 
+import re
+
 import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.signal
+import skimage.data
 
 import kernelfit
 from helpers import assert_close, camera
@@ -251,7 +254,7 @@ def test_a_constant_is_kept_if_it_is_one():
 def test_unrelated_pairs_are_refused():
     rng = np.random.default_rng(3)
     image = photograph()
-    for target in (rng.normal(size=(150, 190)), photograph()[::-1, ::-1].T, rng.random((90, 200))):
+    for target in (rng.normal(size=(150, 190)), skimage.data.brick()[:190, :150] * 1.0, rng.random((90, 200))):
         with pytest.raises(ValueError, match="no kernel relates"):
             kernelfit.find_kernel(image, target)
     mask = np.zeros((60, 71), bool)
@@ -609,3 +612,72 @@ def test_the_boundary_is_named_and_not_used(mode, boundary):
     assert not any("go with" in note for note in kernelfit.find_kernel(image, target, boundary=boundary).notes)
     target[:4] += np.random.default_rng(10).normal(0, 40, (4, 110))
     assert not any("go with" in note for note in kernelfit.find_kernel(image, target).notes)
+
+
+def laid_otherwise(array, how):
+    """Return an array laid as words say."""
+    return {
+        "turned by 90 degrees to the left": lambda a: np.rot90(a),
+        "turned by 180 degrees": lambda a: a[::-1, ::-1],
+        "turned by 90 degrees to the right": lambda a: np.rot90(a, 3),
+        "mirrored left to right": lambda a: a[:, ::-1],
+        "transposed": lambda a: np.swapaxes(a, 0, 1),
+        "mirrored top to bottom": lambda a: a[::-1],
+        "transposed and turned by 180 degrees": lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
+    }[how](array)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "turned by 90 degrees to the left",
+        "turned by 180 degrees",
+        "turned by 90 degrees to the right",
+        "mirrored left to right",
+        "transposed",
+        "mirrored top to bottom",
+        "transposed and turned by 180 degrees",
+    ],
+)
+def test_how_a_target_was_turned_is_said_and_undone_by_what_the_error_gives(how):
+    picture = skimage.data.camera()[60:300, 100:440].astype(float)
+    kernel = np.outer(scipy.signal.windows.gaussian(7, 1.2), scipy.signal.windows.gaussian(5, 0.9))
+    blurred = scipy.signal.convolve2d(picture, kernel / kernel.sum(), mode="same", boundary="symm")
+    target = laid_otherwise(blurred, how) + np.random.default_rng(3).normal(0, 2.0, laid_otherwise(blurred, how).shape)
+    with pytest.raises(ValueError, match=f"looks like the image {how}, need both to lie alike: give ") as caught:
+        kernelfit.find_kernel(picture, target)
+    code = re.search(r"give (.*), or turn the file", str(caught.value))[1]
+    turned = eval(code, {"numpy": np, "image": picture})
+    fit = kernelfit.find_kernel(turned, target)
+    made = laid_otherwise(kernel / kernel.sum(), how)
+    assert fit.verdict.ok
+    rows, cols = ((n - m) // 2 for n, m in zip(fit.kernel.shape, made.shape, strict=True))
+    assert rows >= 0
+    np.testing.assert_allclose(fit.kernel[rows : rows + made.shape[0], cols : cols + made.shape[1]], made, atol=0.02)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(0.667, 0.667), (1.5, 1.5), (2.0, 2.0), (0.4, 0.4), (0.8, 0.6)])
+def test_a_target_scaled_by_a_ratio_that_is_no_stride_is_refused_with_the_ratio(rows, cols):
+    picture = skimage.data.coffee()[40:280, 90:420].mean(axis=2)
+    target = scipy.ndimage.zoom(
+        scipy.ndimage.gaussian_filter(picture, 1.5), (rows, cols), order=3, grid_mode=True, mode="nearest"
+    )
+    target += np.random.default_rng(5).normal(0, 1.0, target.shape)
+    ratio = f"{picture.shape[0] / target.shape[0]:.4g} and {picture.shape[1] / target.shape[1]:.4g}"
+    with pytest.raises(ValueError, match="scaled|ratio") as caught:
+        kernelfit.find_kernel(picture, target)
+    assert ratio in str(caught.value) or f"a ratio of {picture.shape[0] / target.shape[0]:.5g}" in str(caught.value)
+
+
+def test_noise_does_not_turn_what_lies_as_it_should():
+    """Nor does a stride, a part of the scene, or a picture that is its own mirror image."""
+    rng = np.random.default_rng(8)
+    picture = skimage.data.camera()[100:400, 60:420].astype(float)
+    blurred = scipy.ndimage.gaussian_filter(picture, (2.0, 1.5))
+    noisy = blurred + rng.normal(0, 60.0, blurred.shape)
+    assert kernelfit.find_kernel(picture, noisy).convention.mode == "same"
+    assert kernelfit.find_kernel(picture, noisy[::2, ::2]).convention.stride == (2, 2)
+    assert kernelfit.find_kernel(picture, noisy[40:239:2, 30:301:2]).convention.stride == (2, 2)
+    both = picture + picture[:, ::-1]
+    blurred = scipy.ndimage.gaussian_filter(both, (2.0, 1.5)) + rng.normal(0, 60.0, both.shape)
+    assert kernelfit.find_kernel(both, blurred).convention.mode == "same"

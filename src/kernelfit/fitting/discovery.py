@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.special
 
-from ..analysis.place import Box, first_box, looks_at, peak_lag, period, standing_out
+from ..analysis.place import Box, first_box, looks_at, other_lie, peak_lag, period, standing_out
 from ..core.findings import PREPARE
 from ..core.geometry import BOUNDARIES, Shape
 from ..core.model import Execution, Selection
 from ..data.masking import unmasked
 from ..data.observation import as_planes
 from ..solvers.least_squares import residual_at
-from .found import MOST_STRIDE, Found, told, unrelated
+from .found import MOST_STRIDE, Found, lying_otherwise, told, unrelated
 from .spans import FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, displaced, grown_by, moved, rim_of
 from .strays import heavy, near_edges, without_strays
 
@@ -142,6 +142,9 @@ def _settled(pair: Pair, stride: Shape | None, enough: float, edges: tuple[str |
     """Look for the fit that leaves least of a pair, with a boundary where it needs one."""
     fits: list[SpanFit] = []
     whole: SpanFit | None = None
+    lie = other_lie(*pair.seen(), pair.execution.threads)
+    if lie is not None and not lie.smaller:
+        raise UnrelatedError(lying_otherwise(lie, pair.image.shape, pair.target.shape))
     for steps, clear in [(stride, _DOUBTFUL)] if stride is not None else _strides(pair, fits):
         found = _search(_middle(pair, steps), steps, enough)
         if found is not None:
@@ -150,6 +153,8 @@ def _settled(pair: Pair, stride: Shape | None, enough: float, edges: tuple[str |
                 whole = found
                 break
     best = min(fits, key=lambda one: one.left, default=None)
+    if lie is not None and (best is None or (best.explained <= _DOUBTFUL and not lie.like(best.stride))):
+        raise UnrelatedError(lying_otherwise(lie, pair.image.shape, pair.target.shape))
     related = best is not None and _related(pair, best)
     if best is None or not related or (best.cramped and best.left > _EXACT) or best.left > _MUCH:
         known = best if related else None

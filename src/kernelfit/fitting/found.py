@@ -4,13 +4,25 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..analysis.place import Box
+from ..analysis.place import Box, Lie
 from ..core.findings import PREPARE, Finding, Verdict
 from ..core.geometry import Shape, default_origin, kept_length
 from .spans import Pair, SpanFit
 
 #: A constant so many times its standard error is kept, if it is not that of rounding; strides that are looked for.
 _CLEAR, _ROUNDING, MOST_STRIDE = 4.5, 1e-9, 8
+
+
+#: An image mirrored left to right, or not, and then turned to the left by so many quarters: in words, and in Python.
+_LIES = {
+    (False, 1): ("turned by 90 degrees to the left", "numpy.rot90(image)"),
+    (False, 2): ("turned by 180 degrees", "image[::-1, ::-1]"),
+    (False, 3): ("turned by 90 degrees to the right", "numpy.rot90(image, -1)"),
+    (True, 0): ("mirrored left to right", "image[:, ::-1]"),
+    (True, 1): ("transposed", "numpy.swapaxes(image, 0, 1)"),
+    (True, 2): ("mirrored top to bottom", "image[::-1]"),
+    (True, 3): ("transposed and turned by 180 degrees", "numpy.swapaxes(image, 0, 1)[::-1, ::-1]"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +134,28 @@ def _sized(image: Shape, target: Shape, span: Box) -> tuple[Shape, str] | None:
 def _ratio(image: Shape, target: Shape) -> str:
     """Say the ratio of the sizes."""
     return " and ".join(f"{n / m:.4g}" for n, m in zip(image, target, strict=True))
+
+
+def lying_otherwise(lie: Lie, image: Shape, target: Shape) -> str:
+    """Say that a target looks like the image mirrored, turned or scaled."""
+    words, code = _LIES.get((lie.mirrored, lie.quarters), ("", ""))
+    sides = f"image {image[0]}x{image[1]}, target {target[0]}x{target[1]}"
+    if words:
+        scaled = f" and scaled ({sides})" if lie.ratio is not None else ""
+        return (
+            f"got a target that looks like the image {words}{scaled}, need both to lie alike: give {code}, or turn "
+            f"the file {PREPARE}"
+        )
+    remedy = (
+        "scale one of the two to a whole multiple of the other"
+        if lie.smaller
+        else "scale the image to the target's size, or exchange the two"
+    )
+    return (
+        f"got a target that looks like the image scaled by the ratios {_ratio(image, target)}, rows and columns "
+        f"({sides}), need one that has a pixel for each or for every second, third or so of the image's: {remedy}, or "
+        f"give shape= {PREPARE}"
+    )
 
 
 def unrelated(pair: Pair, found: SpanFit | None) -> str:
