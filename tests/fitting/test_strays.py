@@ -6,6 +6,7 @@ import scipy.ndimage
 
 import kernelfit
 from helpers import camera
+from kernelfit.api import discover
 from kernelfit.core.findings import Verdict
 from kernelfit.core.model import Execution, Selection
 from kernelfit.fitting import discovery, spans, strays
@@ -127,3 +128,17 @@ def test_residuals_near_edges_are_told_from_noise():
     ]
     at_edges = [strays.near_edges(pair, pair.fit((-4, 5, -5, 6), (1, 1))) for pair in pairs]
     assert at_edges == [False, True]
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_strays_outside_the_middle_that_is_looked_at_are_seen_too(text):
+    image = np.clip(np.rint(1.3 * camera()[20:400, 60:460]), 0.0, 255.0)  # of 152000 pixels, many of them saturated
+    target = np.clip(np.rint(blurred(image, 0.0)), 0, 255)
+    if text:
+        target[365:373, 20:380] = 180.0 * (np.random.default_rng(3).random((8, 360)) < 0.5)
+    image, target = image.astype(np.uint8), target.astype(np.uint8)
+    assert discover._middle(image, target, Selection(), None) is not None
+    fit = kernelfit.find_kernel(image, target)
+    assert any("held down (robust='clip')" in words for words in fit.found) == text
+    assert fit.verdict.ok and fit.kernel.shape == KERNEL.shape
+    assert np.linalg.norm(fit.kernel - KERNEL) < 0.02 * np.linalg.norm(KERNEL)

@@ -18,7 +18,7 @@ from ..data.observation import as_planes
 from ..solvers.least_squares import residual_at
 from .found import MOST_STRIDE, Found, lying_otherwise, told, unrelated
 from .spans import FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, displaced, grown_by, moved, rim_of
-from .strays import heavy, near_edges, without_strays
+from .strays import heavy, near_edges, share_around, without_strays
 
 #: Emptier sides than at this probability go, and of signals, whose sides are single taps.
 _GOES, _GOES_ALONG = 1e-2, 1e-3
@@ -104,7 +104,10 @@ def discover(
     if not looked.still and (drift := _drift(pair, best)):
         raise ValueError(drift)
     if best.stride == (1, 1) and pair.boundary is None:
-        rim = rim_of(pair if around is None else Pair(*around, pair.execution), best)
+        whole = pair if around is None else Pair(*around, pair.execution, rounded=pair.rounded)
+        rim = rim_of(whole, best)
+        if not strays and (around is not None or _middle(pair, best.stride) is not pair):
+            strays = share_around(whole, best)
         if strays or max(rim) > _RIM:
             strays = strays or (rim[0] + rim[1]) / pair.target.shape[0] + (rim[2] + rim[3]) / pair.target.shape[1]
         else:

@@ -66,9 +66,7 @@ def without_strays(pair: Pair, found: SpanFit) -> tuple[Pair, float] | None:
     found = dataclasses.replace(found, whole=True)
     ends = found.ends(pair)
     residual, made = _residual(pair, found, ends[0])
-    usual = np.maximum(_usual(residual, made), _usual(residual, _slope(made)))
-    usual = np.maximum(usual, math.sqrt(max(_floor(pair, found), _OF_ALL * found.variance)))
-    off = np.abs(residual) > _FAR * usual
+    off = _off(pair, found, residual, made)
     share = float(off.mean())
     if not 0 < share < _MOST:
         return None
@@ -77,6 +75,27 @@ def without_strays(pair: Pair, found: SpanFit) -> tuple[Pair, float] | None:
         made = np.clip(np.rint(made), np.iinfo(target.dtype).min, np.iinfo(target.dtype).max)
     target[tuple(slice(*end) for end in ends)][off] = made[off].astype(target.dtype)
     return dataclasses.replace(pair, target=target), share
+
+
+def share_around(pair: Pair, found: SpanFit) -> float:
+    """Return the share of strays in a pair whose middle was fitted, if most of the residual's squares are theirs."""
+    if math.prod(pair.target.shape) > _LARGE or unmasked(pair.target)[1] is not None:
+        return 0.0
+    found = dataclasses.replace(found, whole=True)
+    residual, made = _residual(pair, found, found.ends(pair)[0])
+    off, squares = _off(pair, found, residual, made), residual**2
+    known = np.isfinite(squares)
+    share = float(off.mean())
+    return share if share < _MOST and _HEAVY * np.sum(squares[known & ~off]) < np.sum(squares[known]) else 0.0
+
+
+def _off(
+    pair: Pair, found: SpanFit, residual: npt.NDArray[np.float64], made: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Return which pixels are off by far more than others of their kind."""
+    usual = np.maximum(_usual(residual, made), _usual(residual, _slope(made)))
+    usual = np.maximum(usual, math.sqrt(max(_floor(pair, found), _OF_ALL * found.variance)))
+    return np.asarray(np.abs(residual) > _FAR * usual)
 
 
 def _floor(pair: Pair, found: SpanFit) -> float:
