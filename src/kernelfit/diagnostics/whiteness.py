@@ -19,6 +19,7 @@ from ..core.geometry import Shape
 from ..core.validation import Array
 from ..data.extent import Extent, runs
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
+from . import hanging
 from .parts import REACH, Parts, farthest, products
 from .samples import Memo, places_of_noise, sample
 from .tiles import Part, root_of, thinned
@@ -78,6 +79,8 @@ class NoiseCheck:
     few : float
         Share of the image's energy that is in as few target pixels as there are taps, which the kernel follows whatever
         they are; 0 where it is not much, or was not looked at.
+    together : ndarray, shape (3,), optional
+        Of a kernel that varies over the field, the sums of `hanging.sums_of`.
     """
 
     autocovariance: Array
@@ -88,6 +91,7 @@ class NoiseCheck:
     heteroscedasticity: float = 1.0
     parts: Array | None = None
     few: float = 0.0
+    together: Array | None = None
 
     uneven = renamed("uneven", "heteroscedasticity")
 
@@ -173,6 +177,9 @@ def look(
     if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
         return fit  # what is left tells of the iterations, not of the noise
     check = examine(observations, fit, weights, most, memo, read)
+    varies = None if check.together is None else hanging.told(fit, check.together)
+    if varies is not None:
+        return with_finding(fit, varies)
     if check.few > _ALL_OF_IT:
         detail = f"{fit.rank} of {fit.n_pixels} target pixels, as many as taps, hold {check.few:.1%} of what tells them"
         fit = with_finding(fit, Finding(Verdict.NO_REDUNDANCY, detail))
@@ -217,7 +224,7 @@ def examine(
     ndim = 2 if observations[0].plane is None else 3
     sums, squares, pairs = (np.zeros((2 * REACH + 1,) * ndim) for _ in range(3))
     energy, pixels, seen, few = 0.0, 0, [], 0.0
-    between = Parts(ndim)
+    between, together = Parts(ndim), None if fit.convention.field is None else np.zeros(3)
     for run in runs(observations, _RUNS, REACH + 1):
         tiles, targets, known, root = _windows(observations, fit, weights, run, memo, read)
         if most < math.inf:
@@ -225,6 +232,8 @@ def examine(
             tiles, targets = np.where(known, tiles, 0.0), np.where(known, targets, 0.0)
         even = weights is None and most == math.inf
         seen.append(_predicted(tiles, targets, np.s_[...] if even else known, root))
+        if together is not None:
+            together += hanging.sums_of(tiles, targets, known, root)
         pixels += tiles.size if even else int(known.sum())
         energy += float(np.sum(targets**2))
         sums += products(tiles)
@@ -253,10 +262,10 @@ def examine(
         alike = float(np.sum(np.square(c[near] / variance)))  # squares of correlated residuals that tell the same
         residuals, models = (np.concatenate(some) for some in zip(*seen, strict=True))
         if _elsewhere(models, fit) and ndim == 2 and sum(o.geometry.n_pixels for o in observations) <= _WHOLE:
-            residuals, models, few = _of_all(observations, fit, weights, most)
+            residuals, models, few, together = _of_all(observations, fit, weights, most)
         growth = _unevenness(residuals, models, alike, fit.rank)
     low, high = (float(np.sqrt(end)) for end in (spectrum.min(), spectrum.max()))
-    return NoiseCheck(c, pixels, reach, low, high, growth, parts, few)
+    return NoiseCheck(c, pixels, reach, low, high, growth, parts, few, together)
 
 
 def _predicted(left: Array, targets: Array, which: Any, root: Array | None) -> tuple[Array, Array]:
@@ -278,14 +287,17 @@ def _elsewhere(model: Array, fit: Estimate) -> bool:
 
 def _of_all(
     observations: Sequence[Observation], fit: Estimate, weights: Sequence[Weights] | None, most: float
-) -> tuple[Array, Array, float]:
-    """Return residuals and predictions of all pixels that count, and the share of the energy in as many as taps."""
-    seen, energies = [], []
+) -> tuple[Array, Array, float, Array | None]:
+    """Return residuals and predictions of all pixels that count, the share of the energy in as many as taps, more."""
+    # More: what `hanging` makes of a kernel that varies.
+    seen, energies, together = [], [], None if fit.convention.field is None else np.zeros(3)
     for at, one in enumerate(observations):
         own = None if weights is None else weights[at]
         part = sample(one, fit, (at, len(observations)), own, one.size, [(0, 0)])
         known = part.known & (np.abs(part.left) <= most)
         seen.append(_predicted(part.left, part.targets, known, part.root))
+        if together is not None:
+            together += hanging.sums_of(part.left, part.targets, known, part.root)
         sky = np.median(part.blocks, axis=(1, 2, 3), keepdims=True)
         squares = np.pad(np.sum((part.blocks - sky) ** 2, axis=0), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
         (rows, cols), (step, pace) = one.geometry.kernel_shape, one.geometry.stride
@@ -296,7 +308,7 @@ def _of_all(
     residuals, models = (np.concatenate(some) for some in zip(*seen, strict=True))
     energy = np.concatenate(energies)
     few = np.partition(energy, -fit.rank)[-fit.rank :] if fit.rank < energy.size else energy
-    return residuals, models, float(few.sum() / max(float(energy.sum()), 1e-300))
+    return residuals, models, float(few.sum() / max(float(energy.sum()), 1e-300)), together
 
 
 @functools.lru_cache(16)
