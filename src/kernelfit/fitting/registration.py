@@ -30,8 +30,8 @@ from .registration_round import Place, Round, Scene, Search, centroid_of, symmet
 from .registration_start import start_of
 
 #: Rounds at full size, at most, and of a curve; a step that leaves so little of the motion, in standard errors or in
-#: pixels, is the last but for the fit itself; of a step of d pixels about so much of d^2 is left.
-_MOST, _MOST_BENT, _SETTLED, _LEAST, _CURVED = 6, 25, 0.1, 1e-6, 0.1
+#: pixels, is the last but for the fit itself; about such a share of a step is left after it.
+_MOST, _MOST_BENT, _SETTLED, _LEAST, _SHARE = 6, 25, 0.2, 1e-6, 0.002
 
 
 def registered(image: Any, target: Any, plan: FitPlan, settings: Settings) -> Estimate:
@@ -111,7 +111,7 @@ def _is_last(search: Search, one: Round, after: Place) -> bool:
         errors = np.einsum("ij,jk,ik->i", effects, own, effects).reshape(4, 2).sum(axis=1)
         largest = max(largest, float(errors.max()))
     length = search.length(one.place, after)
-    return (one.doubt + _CURVED * length) * length <= max(_SETTLED * math.sqrt(largest), _LEAST)
+    return (one.doubt + _SHARE) * length <= max(_SETTLED * math.sqrt(largest), _LEAST)
 
 
 def _after(search: Search, one: Round, centred: bool | None) -> Place:

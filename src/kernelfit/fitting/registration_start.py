@@ -28,8 +28,8 @@ from .registration_round import Place, Scene, Search, centroid_of
 _SIDE, _LEAST = 48, 12
 #: Turns in degrees, and scales, that are tried.
 _TURNS, _SCALES = np.arange(-12.0, 12.1, 3.0), 1.06 ** np.arange(-2.0, 3.0)
-#: Doublings of the pixels in the finest copies.
-_FINEST = 1
+#: Doublings of the pixels in the finest copies, and one less where their shorter side would be less than this.
+_FINEST, _FINE_SIDE = 2, 96
 #: Rounds of the smallest copies, and of the others, at most; a step of so few of their pixels is the last.
 _FIRST, _MORE, _ENOUGH = 8, 3, 0.15
 #: Standard deviation of what is taken off small copies as their slow part, in pixels.
@@ -134,7 +134,7 @@ def _levels(search: Search, image: Any, bad: Any) -> list[Level]:
     if min(counts) < _LEAST:
         return []
     deepest = max(0, int(math.log2(max(1, min(counts) / _SIDE))))
-    out, finest = [], min(deepest, _FINEST)
+    out, finest = [], min(deepest, _FINEST - (min(counts) < _FINE_SIDE << _FINEST))
     for depth in range(finest, deepest + 1):
         step = 2**depth
         sides = [n // step for n in counts]
