@@ -67,8 +67,8 @@ class Spline:
         ):  # divided by that of the spline at the pixels, so that it passes through them
             at = np.cos(np.pi * np.arange(spectrum.shape[axis]) / side)
             spectrum /= np.expand_dims((33 + 26 * at + 2 * at**2 - 1) / 60, 1 - axis)
-        half = scipy.fft.idct(spectrum, n=sides[1], axis=1, norm="forward", workers=workers)
-        return np.asarray(scipy.fft.idct(half, n=sides[0], axis=0, norm="forward", workers=workers))
+        half = scipy.fft.idct(spectrum, n=sides[0], axis=0, norm="forward", workers=workers)  # while rows are short
+        return np.asarray(scipy.fft.idct(half, n=sides[1], axis=1, norm="forward", workers=workers, overwrite_x=True))
 
     def at(
         self, matrix: Array, shape: Shape, workers: int, slopes: Array | None = None
