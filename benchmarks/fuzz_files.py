@@ -104,6 +104,10 @@ def samples(folder: Path) -> dict[str, Callable[[Path], object]]:
         file.create_dataset("a", data=gray, chunks=(16, 16), compression="gzip", shuffle=True, fletcher32=True)
     with h5py.File(folder / "plain.h5", "w") as file:
         file["a"] = gray
+    for name, version in (("groups.h5", None), ("latest.h5", "latest")):
+        with h5py.File(folder / name, "w", libver=version) as file:
+            file["g/h/a"], file["g/few"], file["soft"] = gray, gray[0], h5py.SoftLink("/g/h/a")
+            file["g/same"], file["g/h/round"] = file["g/h/a"], file["g"]
     for name, codec in (("zstd", "auto"), ("blosc", zarr.codecs.BloscCodec()), ("gzip", zarr.codecs.GzipCodec())):
         zarr.create_array(folder / f"{name}.zarr", data=gray, chunks=(16, 16), compressors=codec)
     zarr.create_array(folder / "two.zarr", data=gray, chunks=(16, 16), zarr_format=2)

@@ -15,7 +15,7 @@ import pytest
 import kernelfit
 from kernelfit.cli.parser import main
 from kernelfit.core import npz
-from kernelfit.imageio import limits
+from kernelfit.imageio import limits, scientific
 from kernelfit.imageio.kernels import read_kernel, write_kernel
 from kernelfit.io import ImageFileError, read_image
 
@@ -120,6 +120,37 @@ def test_chunks_that_are_too_short_to_be_unpacked_are_refused(folder, pixels):
         Path("b.h5").write_bytes(data[:twice] + bytes(24) + data[twice + 24 :])
         with pytest.raises(ImageFileError, match="b.h5.*two chunks at one place"):
             read_image("b.h5")
+
+
+def test_hdf5_groups_that_lead_back_to_themselves(folder, pixels, monkeypatch):
+    with h5py.File("a.h5", "w") as file:
+        file["z/a"], file["t"], file["type"] = pixels, pixels[0], pixels.dtype
+        file["z/same"], file["z/round"], file["soft"] = file["z/a"], file["/"], h5py.SoftLink("/t")
+        file["far"] = h5py.ExternalLink("b.h5", "/a")
+    np.testing.assert_array_equal(read_image("a.h5"), pixels)
+    with h5py.File("a.h5", "a") as file:
+        file["b/c/d"] = pixels.astype(float)
+    with pytest.raises(ImageFileError, match=r"got 2 arrays \(/b/c/d 39 x 52, /z/a 39 x 52\)"):
+        read_image("a.h5")
+    for name, most in (("_MOST_LINKS", 6), ("_DEEPEST", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(scientific, name, most)
+            with pytest.raises(ImageFileError, match=f"a.h5: got an HDF5 file of .*{most}.*, need fewer"):
+                read_image("a.h5", dataset="b/c/d")
+
+
+@pytest.mark.slow
+def test_an_hdf5_index_whose_neighbour_is_itself_is_not_walked_for_ever(folder, pixels):
+    """The library's own walk over all objects never comes back, and no signal reaches it."""
+    with h5py.File("a.h5", "w") as file:
+        file["a"] = pixels
+    data = bytearray(Path("a.h5").read_bytes())
+    at = data.index(b"TREE")
+    data[at + 16 : at + 24] = struct.pack("<Q", at)
+    Path("a.h5").write_bytes(data)
+    code = "import kernelfit.io as io; print(int(io.read_image('a.h5')[...].sum()))"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, timeout=60)
+    assert int(done.stdout) == pixels.sum(), done.stderr
 
 
 def test_fits_sizes_below_zero_do_not_lead_round_and_round(folder):

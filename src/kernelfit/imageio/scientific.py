@@ -17,6 +17,7 @@ from . import limits
 from .planes import Choice, pick_plane, require
 
 _MOST_NAMES = 8  # of what is in a file, in a message
+_MOST_LINKS, _DEEPEST = 100_000, 100  # in an HDF5 file
 
 
 @contextlib.contextmanager
@@ -97,14 +98,8 @@ def read_hdf5(path: Path, choice: Choice) -> Any:
     choice.refuse_unused(path, "HDF5", page=True, dataset=True, channel=True)
     h5py = require("h5py", package="h5py", extra="io", purpose="reading HDF5")
     file = h5py.File(path, "r")
-    found: dict[str, Any] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim >= 2 and item.dtype.kind in "biufc":
-            found[f"/{name}"] = item
-
     try:
-        file.visititems(visit)
+        found = _hdf5_arrays(h5py, path, file)
         key = (choice.dataset or "").strip("/")
         if choice.allow_external and f"/{key}" not in found and isinstance(file.get(key or "/"), h5py.Dataset):
             found[f"/{key}"] = file[key]  # by a link, which is not followed unasked
@@ -115,6 +110,37 @@ def read_hdf5(path: Path, choice: Choice) -> Any:
     except BaseException:
         file.close()
         raise
+
+
+def _hdf5_arrays(h5py: Any, path: Path, file: Any) -> dict[str, Any]:
+    """Return the arrays of numbers of a file by name, each once, and without following links.
+
+    The library's own walk asks each group for the size of its index, for ever where that leads back to itself.
+    """
+    found: dict[str, Any] = {}
+    seen, count, waiting = set(), 0, [b""]
+    while waiting:
+        place = waiting.pop()
+        item = file[place or b"/"]
+        names: list[bytes] = []
+
+        def look(name: bytes, info: Any, names: list[bytes] = names) -> bool:
+            nonlocal count
+            count += 1
+            if info.type == h5py.h5l.TYPE_HARD and info.u not in seen:
+                seen.add(info.u)
+                names.append(name)
+            return count > _MOST_LINKS  # ends the iteration
+
+        if isinstance(item, h5py.Group):
+            item.id.links.iterate(look, info=True)
+            if count > _MOST_LINKS or place.count(b"/") > _DEEPEST:
+                what = f"more than {_MOST_LINKS} names, or of groups that are {_DEEPEST} deep"
+                raise ImageFileError(f"{path}: got an HDF5 file of {what}, need fewer; copy what is to be read")
+            waiting += [place + b"/" + name for name in reversed(names)]
+        elif isinstance(item, h5py.Dataset) and item.ndim >= 2 and item.dtype.kind in "biufc":
+            found[os.fsdecode(place)] = item
+    return found
 
 
 _SHUFFLE, _FLETCHER = 2, 3  # HDF5's numbers of the filters that pack nothing
