@@ -8,6 +8,7 @@ from kernelfit import Model, Verdict, apply_kernel, find_kernel
 from kernelfit.data.observation import as_observation
 from kernelfit.diagnostics import tiles
 from kernelfit.diagnostics.misfit import misfits
+from kernelfit.diagnostics.plateau import missing
 
 KERNEL = np.random.default_rng(0).random((3, 4)) / 6
 
@@ -94,3 +95,46 @@ def test_few_pixels_at_the_end_are_no_plateau():
         )
     stepped = np.minimum(np.rint(made / 40), np.rint(top[-40] / 40))  # few values, each of many pixels
     assert not told(find_kernel(image, stepped, KERNEL.shape))
+
+
+SHARP = np.array([[0, -1, 0, 0], [-1, 6, -1, 0], [0, -1, 0, 0]]) / 2
+
+
+def beyond(image, target, **words):
+    fit = find_kernel(image, target, SHARP.shape, **words)
+    pair = as_observation(image, target, Model(SHARP.shape))
+    return [found.detail for found in missing(tiles.read([pair], fit, None), fit)]
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_more_than_noise_predicted_where_there_is_nothing(way):
+    """At an end that does not stand out, and at none of a target with noise, counts or steps."""
+    image, rng = 0.05 * np.where(paper(0) < 100, 100, 250.0), np.random.default_rng(5)
+    made = apply_kernel(image, SHARP, boundary="symm")
+    noisy = made + rng.normal(0, 2, made.shape)
+    assert f"{'below' if way > 0 else 'above'} 0, where none of it is" in beyond(image, way * np.maximum(noisy, 0))[0]
+    assert not beyond(image, way * noisy)
+    assert not beyond(image, way * np.rint(noisy))
+    counts = rng.poisson(apply_kernel(image - image.min(), np.abs(SHARP), boundary="symm"))
+    assert not beyond(image - image.min(), way * counts.astype(float))
+    flat = np.rint(apply_kernel(image, np.abs(SHARP), boundary="symm") / 5)
+    assert not beyond(image, way * flat)  # what lies beyond is less than half a step
+
+
+def test_negative_predictions_of_photons_are_told():
+    image = 0.05 * np.where(paper(0) < 100, 100, 250.0)
+    made = apply_kernel(image, SHARP, boundary="symm")
+    counts = np.random.default_rng(5).poisson(np.maximum(made, 0)).astype(float)
+    fit = find_kernel(image, counts, SHARP.shape, noise="poisson")
+    assert fit.verdict is Verdict.NONLINEAR
+    assert any("below 0, where none of it is" in f.detail for f in fit.findings)
+
+
+def test_values_that_were_left_out_are_no_end():
+    """Of the pixels that a range leaves, some near its end are predicted beyond."""
+    rng = np.random.default_rng(3)
+    image = 100 + 8 * scipy.ndimage.gaussian_filter(rng.normal(size=(130, 155)), 0.8)
+    made = apply_kernel(image, KERNEL, boundary="symm")
+    target = made + rng.normal(0, 0.3 * made.std(), made.shape)
+    fit = find_kernel(image, target, KERNEL.shape, saturated=(None, float(np.quantile(target, 0.9))))
+    assert not any("where none of it is" in f.detail for f in fit.findings)

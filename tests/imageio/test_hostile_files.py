@@ -153,6 +153,25 @@ def test_an_hdf5_index_whose_neighbour_is_itself_is_not_walked_for_ever(folder, 
     assert int(done.stdout) == pixels.sum(), done.stderr
 
 
+def test_tiff_samples_of_several_sizes_are_not_multiplied(folder, pixels):
+    """Python repeats what is listed, here to more than any memory holds."""
+    colours = np.stack([pixels] * 3, axis=-1)
+    tifffile.imwrite("a.tif", colours, compression="zlib", photometric="rgb", metadata=None)
+    data = Path("a.tif").read_bytes()
+    with tifffile.TiffFile("a.tif") as file:
+        rows, cols, bits = (file.pages[0].tags[code] for code in (257, 256, 258))
+    data = bytearray(data)
+    data[bits.valueoffset : bits.valueoffset + 6] = struct.pack("<HHH", 256, 0, 256)
+    Path("bits.tif").write_bytes(data)
+    data[rows.offset : rows.offset + 2] = struct.pack("<H", 65535)  # no height
+    data[cols.offset : cols.offset + 12] = struct.pack("<HHII", 256, 4, 1, 2**32 - 9)
+    Path("none.tif").write_bytes(data)
+    for name in ("bits.tif", "none.tif"):
+        for read in (lambda path: read_image(path, colours=True), read_kernel):
+            with pytest.raises(ImageFileError, match=name):
+                read(name)
+
+
 def test_fits_sizes_below_zero_do_not_lead_round_and_round(folder):
     fits.PrimaryHDU(np.zeros((33, 46), ">i2")).writeto("a.fits")
     data = Path("a.fits").read_bytes()

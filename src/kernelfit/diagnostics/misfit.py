@@ -22,7 +22,7 @@ from ..core.validation import Array
 from .displacement import moved
 from .lags import lags_of, residuals_of, suspects
 from .local_scores import CURVED, LOCAL, Cells, cells_of, evened, hotelling
-from .plateau import cut_off
+from .plateau import cut_off, missing
 from .quantization import ALONE, HALF_WAY, ROUNDING, beside, rounding_of, with_rounding
 from .rounding import Rounding, alike_where_flat, possible
 from .tile_design import TileDesign
@@ -109,7 +109,8 @@ def misfits(parts: list[Part], estimate: Estimate, *, weighted: bool) -> list[Fi
     found |= _outside(parts, fit)
     if cells.uneven and Verdict.SHAPE_TOO_SMALL not in found:
         found |= _outside(evened(parts), fit)
-    return _explained(parts, found, cells, integer, fit, estimate, parity, half_way) if found else []
+    told = _explained(parts, found, cells, integer, fit, estimate, parity, half_way) if found else []
+    return told or ([] if rounding or half_way else missing(whole, estimate))
 
 
 def _beyond(found: dict[Verdict, _Test], parts: list[Part]) -> dict[Verdict, _Test]:

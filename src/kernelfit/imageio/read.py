@@ -334,6 +334,8 @@ def tiff_pixels(path: Path, tiff: Any, one: Any) -> NDArray[Any]:
     for page in [one] if hasattr(one, "dataoffsets") else one.pages:
         if page is not None and page.keyframe.compression in _DEFLATE_TIFF:
             key = page.keyframe
+            if not isinstance(key.bitspersample, int):
+                raise ImageFileError(f"{path}: got samples of {key.bitspersample} bits, need one size; save it anew")
             limit = (math.prod(key.chunks) * key.bitspersample + 7) // 8 + 1024
             for start, size in zip(page.dataoffsets, page.databytecounts, strict=False):
                 if start < length:
