@@ -12,7 +12,8 @@ import kernelfit
 from helpers import assert_close, camera
 from kernelfit.analysis import place
 from kernelfit.api import discover
-from kernelfit.fitting import spans
+from kernelfit.core.model import Execution, Selection
+from kernelfit.fitting import channel_relation, spans
 
 KERNEL = np.outer([1, 2, 4, 1.0], [1, 3, 4, 2, 1, 0.5, 0.2]) / 94.0  # 4 x 7: even, off the middle
 
@@ -681,3 +682,16 @@ def test_noise_does_not_turn_what_lies_as_it_should():
     both = picture + picture[:, ::-1]
     blurred = scipy.ndimage.gaussian_filter(both, (2.0, 1.5)) + rng.normal(0, 60.0, both.shape)
     assert kernelfit.find_kernel(both, blurred).convention.mode == "same"
+
+
+def test_many_taps_are_mixed_only_where_that_leaves_far_less():
+    """As the errors of a palette do not: each channel has a little of the others in them."""
+    rng = np.random.default_rng(11)
+    image = rng.normal(size=(140, 170, 3))
+    kernel = rng.random((3, 5))
+    made = np.stack([scipy.ndimage.convolve(image[..., c], kernel, mode="wrap") for c in range(3)], axis=-1)
+    for share, at_many in ((0.43, ("shared", "separate")), (3.0, ("mixed",))):
+        target = made + share**0.5 * np.roll(image, 1, axis=-1) + rng.normal(size=image.shape)
+        for shape, expected in (((3, 5), ("mixed",)), ((31, 33), at_many)):
+            fields = {"shape": shape, "mode": "same"}
+            assert channel_relation.channels_of(image, target, fields, Selection(), Execution())[0] in expected

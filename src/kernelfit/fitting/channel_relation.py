@@ -18,8 +18,9 @@ from ..data.plan import make_plan
 from ..solvers.least_squares import LeastSquaresSolution, least_squares
 from .statistics import gather
 
-#: Kernels of channels differ at this level; channels are mixed if that leaves less than this share of the residual.
-_DIFFER, _MIXED, _MOST_MIXED = 1e-6, 0.8, 700
+#: Kernels of channels differ at this level; channels are mixed if that leaves less than this share of the residual, of
+#: many taps than the other, since all of them take a minute; taps of the middle that tell.
+_DIFFER, _MIXED, _CLEARLY_MIXED, _MANY, _MOST_MIXED = 1e-6, 0.8, 0.5, 3000, 700
 #: A share of the target's variance that is rounding alone; taps for each pixel.
 _EXACT, _SHARE = 1e-12, 0.25
 #: What kernels of separate channels leave where the filter mixes them may look like any of these; so many pixels tell.
@@ -47,6 +48,7 @@ def channels_of(
         return sum(one.rss for one in found), sum(one.rank for one in found)
 
     n = n_targets * math.prod(target.shape[:2])
+    most = _MIXED if n_sources * math.prod(fields["shape"]) <= _MANY else _CLEARLY_MIXED
     fields = _narrowed(fields, min(_MOST_MIXED, int(_SHARE * n / n_targets)) // n_sources)
     mixed = [least_squares(one) for one in sums("mixed")]
     weights = np.mean([one.taps.reshape(n_sources, -1).sum(axis=1) for one in mixed], axis=0)
@@ -56,7 +58,7 @@ def channels_of(
     solved = [least_squares(one) for one in every]
     (rss, rank), (shared, one_rank) = left(solved), left([least_squares(functools.reduce(lambda a, b: a + b, every))])
     other, more = left(mixed)
-    if rss > _EXACT * sum(one.target_energy for one in every) and other / (n - more) < _MIXED * rss / (n - rank):
+    if rss > _EXACT * sum(one.target_energy for one in every) and other / (n - more) < most * rss / (n - rank):
         return "mixed", weights
     if shared - rss <= _EXACT * sum(one.target_energy for one in every) or rank == one_rank:
         return "shared", even
