@@ -29,6 +29,38 @@ def _put_four(array, at, v, w, x, y):
 
 
 @jit_sum
+def _one_lag(factors, a, step_a, spectra, b, step_b, n, sums, p, q):
+    """Do the work of `_eight_lags` for one of them."""
+    plain, across = load(sums, p), load(sums, q)
+    for _ in range(n):
+        v, w = load(factors, a), load(spectra, b)
+        plain, across = plain + v * w, across + swapped(v) * w
+        a += step_a
+        b += step_b
+    store(sums, p, plain)
+    store(sums, q, across)
+
+
+@jit_sum
+def _two_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
+    """Do the work of `_eight_lags` for two of them."""
+    p0, p1, q0, q1 = load(sums, p), load(sums, p + LANES), load(sums, q), load(sums, q + LANES)
+    for _ in range(n):
+        v = load(factors, a)
+        w = swapped(v)
+        x = load(spectra, b)
+        p0, q0 = p0 + v * x, q0 + w * x
+        x = load(spectra, b + lag)
+        p1, q1 = p1 + v * x, q1 + w * x
+        a += step_a
+        b += step_b
+    store(sums, p, p0)
+    store(sums, p + LANES, p1)
+    store(sums, q, q0)
+    store(sums, q + LANES, q1)
+
+
+@jit_sum
 def _four_lags(factors, a, step_a, spectra, b, step_b, lag, n, sums, p, q):
     """Do the work of `_eight_lags` for four of them."""
     p0, p1, p2, p3 = _four(sums, p)
@@ -148,12 +180,7 @@ def add_lag_products(spectra, first, second, step, rows, out, n_vectors, n_i):
             p = (2 * a * n_vectors + f) * n_i * LANES
             q, i = p + crossed, 0
             if n_i == 1:
-                plain, across = load(out, p), load(out, q)
-                for r in range(rows):
-                    v, w = load(spectra, x + r * step), load(spectra, y + r * step)
-                    plain, across = plain + v * w, across + swapped(v) * w
-                store(out, p, plain)
-                store(out, q, across)
+                _one_lag(spectra, x, step, spectra, y, step, rows, out, p, q)
                 i = 1
             while i < n_i:
                 at, k = y + i * step, i * LANES
@@ -166,6 +193,36 @@ def add_lag_products(spectra, first, second, step, rows, out, n_vectors, n_i):
                 else:
                     _eight_lags(spectra, x, step, spectra, at, step, step, rows, out, p + k, q + k)
                     i += 8
+
+
+def spectral_line_sums(spectra: Array, first: int, n_sources: int, rows: int, sums: Array) -> None:
+    """Do the work of `spectral_lag_sums` at row lag 0, with each source, which stand in `sums` where the lags do."""
+    n_arrays, _, n_vectors, _, _ = sums.shape
+    steps = spectra[0].size, spectra.shape[2]
+    add_line_products(flat(spectra), first, n_arrays, n_sources, *steps, rows, flat(sums), n_vectors)
+
+
+@jit_sum
+def add_line_products(spectra, first, n_arrays, n_sources, plane, step, rows, out, n_vectors):
+    """Do what `spectral_line_sums` says of flat arrays: a first factor is read once for as many as eight sources."""
+    crossed = n_vectors * n_sources * LANES
+    for f in range(n_vectors):
+        for a in range(first, n_arrays):
+            x, s = a * plane + f * LANES, 0
+            while s < n_sources:
+                y, p = s * plane + f * LANES, ((2 * a * n_vectors + f) * n_sources + s) * LANES
+                if n_sources - s >= 8:
+                    _eight_lags(spectra, x, step, spectra, y, step, plane, rows, out, p, p + crossed)
+                    s += 8
+                elif n_sources - s >= 4:
+                    _four_lags(spectra, x, step, spectra, y, step, plane, rows, out, p, p + crossed)
+                    s += 4
+                elif n_sources - s >= 2:
+                    _two_lags(spectra, x, step, spectra, y, step, plane, rows, out, p, p + crossed)
+                    s += 2
+                else:
+                    _one_lag(spectra, x, step, spectra, y, step, rows, out, p, p + crossed)
+                    s += 1
 
 
 @jit_sum
@@ -182,12 +239,7 @@ def scaled_lag_sums(spectra, first, second, rows, scales, sums):
                 store(scaled, r * LANES, load(flat, x + r * step) * repeated(factors, m * scales.shape[1] + r))
             p = (2 * m * n_vectors + f) * n_i * LANES
             if n_i == 1:
-                plain, across = load(out, p), load(out, p + crossed)
-                for r in range(rows):
-                    v, w = load(scaled, r * LANES), load(flat, y + r * step)
-                    plain, across = plain + v * w, across + swapped(v) * w
-                store(out, p, plain)
-                store(out, p + crossed, across)
+                _one_lag(scaled, 0, LANES, flat, y, step, rows, out, p, p + crossed)
                 continue
             for i in range(0, n_i, 4):
                 _four_lags(scaled, 0, LANES, flat, y + i * step, step, step, rows, out, p, p + crossed)

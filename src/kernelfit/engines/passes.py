@@ -162,21 +162,34 @@ def n_vectors(length: int) -> int:
 
 
 def spectral_sums(n_sources: int, n_arrays: int, length: int, kernel_rows: int) -> Array:
-    """Return zeros to which `_loops.spectral_lag_sums` adds, for each source as the second factor."""
+    """Return zeros to which `add_spectra` adds, for each source as the second factor."""
+    # Of kernels of one row the sources stand where the lags do else, so that first factors are read once for several.
     from ..compiled.jit import LANES
     from ..compiled.spectral_products import n_lags
 
-    return np.zeros((n_sources, n_arrays, 2, n_vectors(length), n_lags(kernel_rows), LANES))
+    n, lags = (1, n_sources) if kernel_rows == 1 else (n_sources, n_lags(kernel_rows))
+    return np.zeros((n, n_arrays, 2, n_vectors(length), lags, LANES))
 
 
-def complex_spectra(sums: Array) -> Array:
-    """Return the same as numbers (sources, arrays, row lags, 2 * frequencies and more)."""
+def add_spectra(spectra: Array, first: int, n_sources: int, rows: int, kernel_rows: int, sums: Array) -> None:
+    """Add the products, across so many rows, of the spectra of each array from `first` on with those of each source."""
+    from ..compiled import spectral_products
+
+    if kernel_rows == 1:
+        spectral_products.spectral_line_sums(spectra, first, n_sources, rows, sums[0])
+        return
+    for source, own in enumerate(sums):
+        spectral_products.spectral_lag_sums(spectra, first, source, rows, own)
+
+
+def complex_spectra(sums: Array, *, lines: bool = False) -> Array:
+    """Return the same as numbers (sources, arrays, row lags, 2 * frequencies and more); of `lines` there is one lag."""
     from ..compiled import spectral_products
 
     out = np.empty((*sums.shape[:2], sums.shape[4], sums.shape[3] * sums.shape[5]))
     for some, whole in zip(sums, out, strict=True):
         spectral_products.complex_sums(some, whole)
-    return out
+    return out.swapaxes(0, 2) if lines else out
 
 
 def tap_spectra(taps: Array, length: int) -> Array:
@@ -265,16 +278,14 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
                         result[block] -= model[block]
                 lag_sums.moments(result, n, layout.step, moments[t])
                 transform.forward(n_sources + t)
-            for s in range(n_sources):
-                first = 0 if taps is None else n_sources
-                spectral_products.spectral_lag_sums(values, first, s, n, sums[s])
-                if again:
-                    spectral_products.spectral_lag_sums(overlap.spectra, 0, s, n, twice[s])
+            add_spectra(values, 0 if taps is None else n_sources, n_sources, n, frame.kernel_rows, sums)
+            if again:
+                add_spectra(overlap.spectra, 0, n_sources, n, frame.kernel_rows, twice)
             column = tile[0][1]
         fft.give_back(transform)
         if short:
             fft.give_back(overlap)
-        return complex_spectra(sums), complex_spectra(twice), moments
+        return complex_spectra(sums, lines=lines), complex_spectra(twice, lines=lines), moments
 
     def inverse(sums: Array, length: int, lags: npt.NDArray[np.intp]) -> Array:
         """Turn summed cross-spectra, real and imaginary parts in turn, into lag sums (..., row lags, column lags)."""

@@ -23,7 +23,7 @@ from ..data.observation import Items, WeightedObservation, lots_of, own_unknowns
 from ..data.reader import Reader
 from . import voxel_pass
 from .cost_model import segment
-from .passes import Frame, complex_spectra, grid, spectral_sums, tap_spectra
+from .passes import Frame, add_spectra, complex_spectra, grid, spectral_sums, tap_spectra
 from .weighing import Hold, Weighing
 
 
@@ -209,7 +209,7 @@ class _Pass:
 
         frame, weighing, n_sources = self.frame, self.weighing, len(self.frame.sources)
         y_halo, x_halo = frame.row_halo, frame.col_halo
-        length = segment(frame.cols, x_halo, n_sources).length
+        length, lines = segment(frame.cols, x_halo, n_sources).length, frame.kernel_rows == 1
         # Nothing that the transform wraps round is used, so unlike lag sums it needs one halo only.
         step = min(frame.cols, length - x_halo)
         height = math.ceil(frame.rows / max(1, round(frame.rows / max(128, 8 * frame.kernel_rows))))
@@ -241,10 +241,9 @@ class _Pass:
                 beside += weighing.beside(used, row, col)
                 result[:n_rows, n_cols:step] = 0.0
                 transform.forward(n_sources)
-                for s in range(n_sources):
-                    spectral_products.spectral_lag_sums(values, n_sources, s, n_rows, sums[s])
+                add_spectra(values, n_sources, n_sources, n_rows, frame.kernel_rows, sums)
             give_back(transform)
-            return complex_spectra(sums[:, n_sources:])[:, 0, : frame.kernel_rows], beside, energy
+            return complex_spectra(sums[:, n_sources:], lines=lines)[:, 0, : frame.kernel_rows], beside, energy
 
         work = bands(tiles)
         sums, beside, energy = add(counted(in_order(work, band, workers), len(work), progress))
