@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -158,8 +159,10 @@ class NormalEquations:
         return self.total_weight / (2.0 if self.convention.apart else 1.0)
 
     def __add__(self, other: "NormalEquations") -> Self:
-        if not isinstance(other, NormalEquations):
-            return NotImplemented
+        return self._plus(other) if isinstance(other, NormalEquations) else NotImplemented
+
+    def _plus(self, other: "NormalEquations", gram: Array | None = None) -> Self:
+        """Return the sum, whose Gram matrix may be known already."""
         mine, theirs = self.convention, other.convention
         alike = all(getattr(mine, name) == getattr(theirs, name) for name in _ALIKE)
         if self.supports != other.supports or not alike:
@@ -170,8 +173,9 @@ class NormalEquations:
             )
         sums: dict[str, Any] = {
             name: getattr(self, name) + getattr(other, name)
-            for name in ("gram", "moment", "target_energy", "target_sum", "n_pixels")
+            for name in ("moment", "target_energy", "target_sum", "n_pixels")
         }
+        sums["gram"] = self.gram + other.gram if gram is None else gram
         if self.weight_sum is not None or other.weight_sum is not None:
             sums["weight_sum"] = self.total_weight + other.total_weight
         if self.surface is not None and other.surface is not None:
@@ -335,6 +339,17 @@ class NormalEquations:
             The statistics, from which every solver gets a more accurate kernel.
         """
         return dataclasses.replace(self, center=np.array(center), center_moment=np.array(moment), center_energy=energy)
+
+
+def added(some: Sequence[NormalEquations], others: Sequence[NormalEquations]) -> list[NormalEquations]:
+    """Return the sums of the statistics of several targets; those of the same images go on sharing a Gram matrix."""
+    grams: dict[tuple[int, int], Array] = {}
+    found = []
+    for one, other in zip(some, others, strict=True):
+        key = id(one.gram), id(other.gram)
+        found.append(one + other if key not in grams else one._plus(other, grams[key]))
+        grams[key] = found[-1].gram
+    return found
 
 
 def packed(stats: NormalEquations) -> tuple[dict[str, Any], dict[str, Array]]:

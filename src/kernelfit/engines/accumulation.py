@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..compiled.threads import Progress, add, counted, in_order
-from ..core.normal_equations import NormalEquations
+from ..core.normal_equations import NormalEquations, added
 from ..core.validation import Array
 from ..data.observation import Observation, refuse_nonfinite, refuse_tiny
 from ..data.reader import Reader, keeping
@@ -91,7 +91,7 @@ def of_lot(
         return volume_pass.statistics(observations, stack, workers, progress)
     for observation in observations:
         own = statistics(observation, method, workers, progress)
-        total = [a + b for a, b in zip(total, own, strict=True)] if total else own
+        total = added(total, own) if total else own
     return total
 
 

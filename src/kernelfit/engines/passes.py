@@ -215,7 +215,8 @@ def _fft_pass(frame: Frame, taps: Array | None) -> Pass:
     height = math.ceil(extended / max(1, round(extended / max(_HEIGHT, frame.kernel_rows))))
     per_band = min(max(256 if n_sources == 1 else 64, 8 * frame.kernel_rows) // height, math.ceil(rows / height))
     # Kernels of one row have no row lags, so the rows of several segments may stand in one tile, one below the other.
-    stacked = max(1, min(_HEIGHT, max(8, 2**17 // layout.length)) // rows) if lines else 1
+    both = min(2, n_sources)  # the parts of complex signals share the cache
+    stacked = max(1, min(_HEIGHT, max(8, 2**17 // layout.length) // both) // rows) if lines else 1
     starts = [(r, c) for r, c, _, _ in grid(rows, frame.cols, (height, layout.step), frame.rows_at_a_time(1))]
     stacked = min(stacked, len(starts))
     tiles = [starts[i : i + stacked] for i in range(0, len(starts), stacked)]

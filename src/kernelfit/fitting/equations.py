@@ -6,7 +6,6 @@ targets of the first pass, and further sources, of one tap, of those that take t
 """
 
 import dataclasses
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from ..compiled.threads import Progress, add
 from ..core.background import Elimination, without_rounding
-from ..core.normal_equations import NormalEquations, SurfaceSums
+from ..core.normal_equations import NormalEquations, SurfaceSums, added
 from ..core.validation import Array
 from ..data.observation import Observation, WeightedObservation, halves, lots, surface_readers
 from ..engines import accumulation, complex_pass, weighted
@@ -81,7 +80,7 @@ def statistics(
             elimination = Elimination.of(np.stack([term.moment for term in terms], axis=1), gram, products)
             stats = elimination.reduced(stats, products)
             known.eliminations.append(elimination)
-        known.stats = [a + b for a, b in zip(known.stats, stats, strict=True)] if known.stats else stats
+        known.stats = added(known.stats, stats) if known.stats else stats
     if known.eliminations:
         known.stats = without_rounding(known.stats, known.trace)
     gram = known.stats[0].gram  # one array for all targets, where it is the same, so that it is factorised once
@@ -102,7 +101,7 @@ def _read(
             total: list[list[NormalEquations]] = []
             for pair in zip(*own_of, strict=True):
                 found = [every for _, every in complex_pass.statistics(pair, method, workers, progress)]
-                total = [list(map(operator.add, *two)) for two in zip(total, found, strict=True)] if total else found
+                total = list(map(added, total, found)) if total else found
             yield from zip(own_of, total, strict=True)
         return
     for lot in lots(observations):
@@ -124,7 +123,7 @@ def lot_equations(
     total: list[NormalEquations] = []
     for observation, own in zip(observations, items, strict=True):
         part = block_equations(observation, own, method, workers, progress)
-        total = [a + b for a, b in zip(total, part, strict=True)] if total else part
+        total = added(total, part) if total else part
     return total
 
 

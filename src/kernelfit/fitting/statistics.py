@@ -9,7 +9,7 @@ import numpy as np
 from ..core.background import Elimination, eliminated
 from ..core.geometry import Geometry, Shape
 from ..core.model import Execution, Noise
-from ..core.normal_equations import EliminatedSurface, NormalEquations
+from ..core.normal_equations import EliminatedSurface, NormalEquations, added
 from ..core.validation import Array
 from ..data import blocks
 from ..data.masking import Judged
@@ -74,7 +74,7 @@ def _group(group: int, noise: Noise, execution: Execution, sampled: bool, plan: 
         items = [[None if j is None else j.item for j in (one[i] for one in judged)] for i in lot]
         every = lot_equations([observations[i] for i in lot], items, method, threads, execution.progress)
         own = [eliminated(s) for s in every]
-        sums = [a + b for a, b in zip(sums, own, strict=True)] if sums else own
+        sums = added(sums, own) if sums else own
     found = []
     for t, (stats, one) in enumerate(zip(sums, judged, strict=True)):
         parts = [j.item.observation if j else of_target(p, t) for j, p in zip(one, observations, strict=True)]
