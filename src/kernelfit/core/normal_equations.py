@@ -159,9 +159,9 @@ class NormalEquations:
         return self.total_weight / (2.0 if self.convention.apart else 1.0)
 
     def __add__(self, other: "NormalEquations") -> Self:
-        return self._plus(other) if isinstance(other, NormalEquations) else NotImplemented
+        return self.plus(other) if isinstance(other, NormalEquations) else NotImplemented
 
-    def _plus(self, other: "NormalEquations", gram: Array | None = None) -> Self:
+    def plus(self, other: "NormalEquations", gram: Array | None = None) -> Self:
         """Return the sum, whose Gram matrix may be known already."""
         mine, theirs = self.convention, other.convention
         alike = all(getattr(mine, name) == getattr(theirs, name) for name in _ALIKE)
@@ -347,7 +347,7 @@ def added(some: Sequence[NormalEquations], others: Sequence[NormalEquations]) ->
     found = []
     for one, other in zip(some, others, strict=True):
         key = id(one.gram), id(other.gram)
-        found.append(one + other if key not in grams else one._plus(other, grams[key]))
+        found.append(one + other if key not in grams else one.plus(other, grams[key]))
         grams[key] = found[-1].gram
     return found
 

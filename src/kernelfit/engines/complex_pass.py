@@ -22,14 +22,17 @@ Both = Sequence[Observation]
 def statistics(
     both: Both, method: str, workers: int, progress: Progress | None = None
 ) -> list[tuple[Observation, list[NormalEquations]]]:
-    """Return the observations of the two parts with the statistics of their targets and of their backgrounds' terms."""
+    """Return the observations of the two parts with the statistics of their targets and of their backgrounds' terms.
+
+    Without a background those of the real part are those of both, and of the imaginary part there are none.
+    """
     observation, terms = _together(both), surface_readers(both[0])
     wide = dataclasses.replace(observation, targets=observation.targets + terms)
     every = accumulation.statistics(wide, method, workers, progress)
     n, taps = len(both[0].targets), both[0].geometry.n_taps * len(both[0].sources)
-    found = []
+    gram, whole, found = every[0].gram, None if terms else _sum_of_both(every[0].gram, taps), []
     for imaginary, part in enumerate(both):
-        own = _turned(every[0].gram, taps, imaginary)
+        own = _turned(gram, taps, imaginary) if whole is None else whole
         stats = [
             dataclasses.replace(
                 one,
@@ -41,7 +44,10 @@ def statistics(
             for one in every[imaginary * n : (imaginary + 1) * n] + every[2 * n :]
         ]
         found.append((part, stats))
-    return found
+    if whole is None:
+        return found
+    (real, those), (other, others) = found
+    return [(real, [one.plus(another, whole) for one, another in zip(those, others, strict=True)]), (other, [])]
 
 
 def residual_moments(
@@ -81,6 +87,20 @@ def _together(both: Both) -> Observation:
 def _padded(sums: Array, n: int) -> Array:
     """Return sums with zeros for what is zero, along the last axis."""
     return np.concatenate([sums, np.zeros((*sums.shape[:-1], n - sums.shape[-1]))], axis=-1)
+
+
+def _sum_of_both(gram: Array, n: int) -> Array:
+    """Return the sum of what `_turned` makes of either part."""
+    m, whole = n // 2, np.zeros((n, n))
+    first, second = whole[:m], whole[m:]
+    if len(gram) == m:
+        first[:, :m] = second[:, m:] = gram
+        return whole
+    np.add(gram[:m, :m], gram[m:, m:], out=first[:, :m])
+    np.subtract(gram[m:, :m], gram[:m, m:], out=first[:, m:])
+    second[:, m:] = first[:, :m]
+    np.negative(first[:, m:], out=second[:, :m])
+    return whole
 
 
 def _turned(gram: Array, n: int, imaginary: int) -> Array:

@@ -102,7 +102,7 @@ def _read(
             for pair in zip(*own_of, strict=True):
                 found = [every for _, every in complex_pass.statistics(pair, method, workers, progress)]
                 total = list(map(added, total, found)) if total else found
-            yield from zip(own_of, total, strict=True)
+            yield from ((own, stats) for own, stats in zip(own_of, total, strict=True) if stats)
         return
     for lot in lots(observations):
         own = [observations[at] for at in lot]
