@@ -1,5 +1,7 @@
 """Statistics are added, cropped, taken apart, saved and read again."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import kernelfit
 import naive
 from helpers import assert_same_bits, assert_same_stats, smooth_image
 from kernelfit import accumulate
+from kernelfit.core.normal_equations import added
 
 
 @pytest.mark.parametrize("cut", [1, 90, 199])
@@ -32,6 +35,20 @@ def test_two_images_with_one_kernel(method):
     matrix = np.concatenate(matrices)
     target = np.concatenate([target.ravel() for _, target in pairs])
     assert_same_stats(first + second, naive.products(matrix, target, np.ones(target.size, dtype=bool)))
+
+
+def test_targets_of_the_same_images_share_a_gram_matrix_in_sums():
+    rng = np.random.default_rng(32)
+    some, others = ([accumulate(rng.normal(size=(9, 13)), rng.normal(size=(9, 13)), (2, 3))] for _ in range(2))
+    some, others = ([dataclasses.replace(one[0], target_sum=float(i)) for i in range(3)] for one in (some, others))
+    others[2] = accumulate(*rng.normal(size=(2, 9, 13)), (2, 3))
+    found = added(some, others)
+    assert found[0].gram is found[1].gram is not found[2].gram
+    for one, a, b in zip(found, some, others, strict=True):
+        assert_same_bits(one, a + b)
+    with pytest.raises(ValueError, match="different kernels"):
+        added(some, [dataclasses.replace(others[0], convention=accumulate(*rng.normal(size=(2, 9, 13)), (2, 3),
+                     operation="correlation").convention)] * 3)  # fmt: skip
 
 
 def test_addition_leaves_its_operands_alone():

@@ -456,6 +456,22 @@ def test_tiles_below_each_other_share_what_they_know(kernel, n_bands, monkeypatc
             np.testing.assert_allclose(other, one, rtol=0, atol=1e-11 * np.abs(one).max())
 
 
+@pytest.mark.parametrize("n_sources", [1, 2, 3, 4, 7, 8, 11])
+@pytest.mark.parametrize("first", [0, 1])
+def test_products_of_many_lines_are_those_of_numpy(n_sources, first):
+    """However many of eight sources are left over."""
+    rng, length, rows, n = np.random.default_rng(n_sources), 13, 5, n_sources + 2
+    spectra = rng.normal(size=(n, rows + 3, passes.n_vectors(length) * LANES + 8))
+    sums = passes.spectral_sums(n_sources, n, length, 1)
+    for _ in range(2):
+        passes.add_spectra(spectra, first, n_sources, rows, 1, sums)
+    found = passes.complex_spectra(sums, lines=True).view(complex)[..., :7]
+    lines = spectra[:, :rows].view(complex)[..., :7]
+    expected = 2 * np.einsum("arf,srf->saf", lines.conj(), lines[:n_sources])[:, :, None]
+    expected[:, :first] = 0
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("kernel_rows", [1, 3, 4, 5, 9, 12, 13, 18])
 @pytest.mark.parametrize("frequencies", [1, 4, 11])
 def test_products_of_spectra_are_those_of_numpy(kernel_rows, frequencies):

@@ -25,6 +25,8 @@ from .reader import Reader
 
 #: The kinds of NumPy's types that are real numbers, and those that are numbers.
 REAL, NUMBERS = "biuf", "biufc"
+#: Channels that lie side by side, of each pixel, are copied apart where they are so many, in so many bytes at most.
+_MANY, _APART = 8, 2**24
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,10 @@ def as_planes(value: object, name: str, axis: int | None, kinds: str = REAL) -> 
         raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel and one channel")
     if isinstance(array, np.ndarray):
         planes: list[Any] = list(np.moveaxis(array, at, 0))
-        return [mapped.plain(plane) for plane in planes]
+        found = [mapped.plain(plane) for plane in planes]
+        if at == 2 and len(planes) >= _MANY and array.nbytes <= _APART and type(found[0]) is np.ndarray:
+            found = list(np.ascontiguousarray(found))  # else each is read by cache lines that hold the others
+        return found
     return chunked.planes(array, at)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import scipy.fft
 
 from ..compiled.threads import in_order
@@ -15,7 +16,7 @@ from ..core.geometry import Shape
 from ..core.validation import Array
 
 #: Planes whose strips are multiplied at a time, at most, and about the bytes that their strips may take.
-_MANY, _ROOM = 64, 2**25
+_MANY, _ROOM = 128, 2**25
 Strips = tuple[Array, Array, Array, Array]
 
 
@@ -94,7 +95,7 @@ class Edges:
             self._tables[which][:, :, q] += scipy.fft.irfft(whole, n=length, workers=1)[..., lags].swapaxes(0, 1)
         if last:
             ends[:, depth - 1 :] = spectra[:, ready : ready + depth - 1]
-            inverse = _inverse(length, width, lag)
+            inverse = inverse_at(length, width, lags)
             for d, changes in enumerate(self._changes[which]):
                 change = np.zeros((n, n, width))
                 for at, found in enumerate(changes):
@@ -128,11 +129,11 @@ class Edges:
             ].T
 
 
-def _inverse(length: int, width: int, lag: int) -> Array:
-    """Return the matrix that takes a spectrum, real and imaginary parts in turn, to the lags from -lag to lag."""
+def inverse_at(length: int, width: int, lags: npt.NDArray[np.intp]) -> Array:
+    """Return the matrix that takes a spectrum, real and imaginary parts in turn, to some lags."""
     f = np.arange(length // 2 + 1)
     weight = np.where((f == 0) | (2 * f == length), 1.0, 2.0)[:, None] / length
-    turns = np.exp(2j * np.pi / length * (f[:, None] * np.arange(-lag, lag + 1) % length)) * weight
-    out = np.zeros((width, 2 * lag + 1))
+    turns = np.exp(2j * np.pi / length * (f[:, None] * lags % length)) * weight
+    out = np.zeros((width, len(lags)))
     out[: 2 * len(f) : 2], out[1 : 2 * len(f) : 2] = turns.real, -turns.imag
     return out

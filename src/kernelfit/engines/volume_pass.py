@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
 from ..compiled.threads import Progress, in_order
 from ..core.geometry import Shape
@@ -24,10 +23,10 @@ from ..core.validation import Array
 from ..data.observation import Observation, refuse_nonfinite, refuse_tiny
 from ..data.reader import Reader
 from .cost_model import good_length
-from .volume_edges import Edges, Strips
+from .volume_edges import Edges, Strips, inverse_at
 
 #: Planes whose products are formed at a time, as many as there is room for.
-_BATCHES = (32, 16, 8)
+_BATCHES = (16, 8)
 #: Bytes that spectra and their sums may take, and parts of which the products are formed by one thread.
 _ROOM, _PARTS = 180 * 2**20, 32
 #: Lengths along the columns and rows, but for powers of two, at which unplanned transforms of either kind are quick.
@@ -265,11 +264,11 @@ class _Spectra:
         down, across = np.arange(-y, y + 1), np.arange(-x, x + 1)
         first = (y, x) if self.cut else (0, 0)  # where a tile begins in that with its surroundings
         turns = np.exp(2j * np.pi / rows * (np.arange(rows)[:, None] * (down + first[0]) % rows)) / rows
-        at = (across + first[1]) % cols
+        back = inverse_at(cols, 2 * self.room[0], across + first[1])
 
         def inverse(spectrum: Array) -> Array:
             lines = spectrum.view(np.complex128).ravel()[: math.prod(self.room)].reshape(self.room)
-            found: Array = scipy.fft.irfft(lines[:, :rows] @ turns, n=cols, axis=0, workers=1)[at].T
+            found: Array = np.ascontiguousarray((lines[:, :rows] @ turns).T).view(np.float64) @ back
             return found
 
         def of_lag(lag: int) -> None:
