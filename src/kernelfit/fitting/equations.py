@@ -18,9 +18,10 @@ from ..core.validation import Array
 from ..data.observation import Observation, WeightedObservation, halves, lots, surface_readers
 from ..engines import accumulation, complex_pass, weighted
 from ..solvers.cholesky import Inverse, factorise
-from ..solvers.least_squares import LeastSquaresSolution, least_squares, rounding_matters
+from ..solvers.least_squares import LeastSquaresSolution, least_squares, rounding_matters, steps_of
 from .refinement import refine
 
+_MANY = 8  # targets from which products of matrices are worth while
 _ROOM = 2**20  # target pixels read at once for their products with the background
 
 
@@ -44,24 +45,35 @@ def plain_fit(
     shape = (len(observations[0].sources), *observations[0].geometry.kernel_shape)
     hermitian = observations[0].geometry.convention.numbers == "complex"
     factorisations: dict[int, Inverse] = {}  # one for each Gram matrix, by its identity
+    steps: dict[int, tuple[Array, Array]] = {}  # of statistics, by their identity
+
+    def factorised(gram: Array) -> Inverse:
+        if id(gram) not in factorisations:
+            factorisations[id(gram)] = factorise(gram, workers, hermitian=hermitian)
+        return factorisations[id(gram)]
+
+    def prepared(stats: Sequence[NormalEquations]) -> Sequence[NormalEquations]:
+        gram = stats[0].gram
+        steps.clear()
+        if len(stats) >= _MANY and all(one.gram is gram for one in stats) and factorised(gram).full:
+            steps.update(zip(map(id, stats), steps_of(stats, factorised(gram)), strict=True))
+        return stats
 
     def solve(stats: NormalEquations) -> LeastSquaresSolution:
-        if id(stats.gram) not in factorisations:
-            factorisations[id(stats.gram)] = factorise(stats.gram, workers, hermitian=hermitian)
-        return least_squares(stats, factorisations[id(stats.gram)])
+        return least_squares(stats, factorised(stats.gram), steps.get(id(stats)))
 
     def recenter(stats: Sequence[NormalEquations], found: Sequence[LeastSquaresSolution]) -> Sequence[NormalEquations]:
         kernels = np.stack([one.taps.reshape(shape) for one in found])
         moments, energies = residual_moments(observations, kernels, known.eliminations, method, workers, progress)
         around = zip(stats, kernels, moments, energies, strict=True)
-        return [one.centered(k.ravel(), moment, float(energy)) for one, k, moment, energy in around]
+        return prepared([one.centered(k.ravel(), moment, float(energy)) for one, k, moment, energy in around])
 
     def matters(target: int, stats: NormalEquations, found: LeastSquaresSolution) -> bool:
         if not known.eliminations:
             return rounding_matters(stats, found)
         return rounding_matters(stats, found, known.trace, known.energies[target])
 
-    stats, solutions, refined = refine(known.stats, solve, recenter, matters)
+    stats, solutions, refined = refine(prepared(known.stats), solve, recenter, matters)
     return dataclasses.replace(known, stats=stats, solutions=solutions, refined=refined)
 
 

@@ -33,6 +33,11 @@ class Inverse(NamedTuple):
     spread: Array  # (taps,); the diagonal of ``F F'``
     upper: bool = False  # whether F is square and upper triangular, and row by row in memory
 
+    @property
+    def full(self) -> bool:
+        """Whether F is square: every unknown is determined."""
+        return self.factor.shape[1] == len(self.factor)
+
 
 def exponent(energy: float, far: int = FAR) -> int:
     """Return the even power of two nearest to a sum of squares, 0 if it is not so far from 1 that this matters."""

@@ -18,7 +18,7 @@ from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from .cholesky import FAR, Inverse, exponent, factorise, times
+from .cholesky import FAR, Inverse, exponent, factorise, product, times
 
 Solve = Callable[[Any, NormalEquations], Estimate]
 EPS = float(np.finfo(np.float64).eps)
@@ -144,8 +144,18 @@ class LeastSquaresSolution:
         return np.asarray(self.noise_std * np.sqrt(self.spread))
 
 
-def least_squares(stats: NormalEquations, factorisation: Inverse | None = None) -> LeastSquaresSolution:
-    """Minimise ``|y - A k|^2``; the factorisation is made by LAPACK unless it is given."""
+def steps_of(stats: Sequence[NormalEquations], found: Inverse) -> list[tuple[Array, Array]]:
+    """Return the step to the minimum of each of many targets that share a Gram matrix G, and G times it."""
+    moments = np.stack([one.around()[1] for one in stats], axis=1)
+    steps = product(found.factor, product(found.factor.T, moments))
+    changes = product(stats[0].gram, steps)
+    return list(zip(steps.T, changes.T, strict=True))
+
+
+def least_squares(
+    stats: NormalEquations, factorisation: Inverse | None = None, known: tuple[Array, Array] | None = None
+) -> LeastSquaresSolution:
+    """Minimise ``|y - A k|^2``; the factorisation is made by LAPACK unless it is given, as may be its `steps_of`."""
     center, moment, energy = stats.around()
     found = factorise(stats.gram) if factorisation is None else factorisation
     inverse, rank = found.factor, found.factor.shape[1]
@@ -154,7 +164,9 @@ def least_squares(stats: NormalEquations, factorisation: Inverse | None = None) 
         shift = basis @ (basis.T @ center) - center
         moment = moment - stats.gram @ shift
         center = center + shift
-    if found.upper:
+    if known is not None:
+        step, change = known
+    elif found.upper:
         from ..compiled import dense
 
         step, change = np.empty_like(center), np.empty_like(center)
