@@ -677,3 +677,24 @@ def test_many_outputs_share_a_factor_and_are_each_looked_at(size, shape, words):
         assert_close(part.covariance(), alone.covariance(), 1e-12)
         assert [f.verdict for f in part.findings] == [f.verdict for f in alone.findings]
         assert [f.detail for f in part.findings] == [f.detail for f in alone.findings]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("numbers", ["real", "complex"])
+def test_many_targets_are_fitted_as_each_by_itself(noise, numbers):
+    """By products of matrices, whether the channels lie apart or side by side in memory, and whether refined or not."""
+    rng = np.random.default_rng(40)
+    image, kernels, more = rng.normal(size=(13, 17, 2)), rng.normal(size=(9, 2, 3, 2)), rng.normal(size=(13, 17, 9))
+    if numbers == "complex":
+        kernels = kernels + 1j * rng.normal(size=kernels.shape)
+    words = {"channel_axis": -1, "boundary": "wrap"}
+    target = kernelfit.apply_kernel(image, kernels, **words) + noise * more
+    fit = kernelfit.find_kernel(image, target, (3, 2), channels="mixed", **words)
+    assert (fit.refined > 0) == (noise == 0)
+    apart = kernelfit.find_kernel(image, np.asfortranarray(target), (3, 2), channels="mixed", **words)
+    np.testing.assert_array_equal(apart.kernel, fit.kernel)
+    for t in range(9):
+        one = kernelfit.find_kernel(image, target[..., t : t + 1], (3, 2), channels="mixed", **words)
+        assert_close(fit.kernel[t], one.kernel[0], 1e-12)
+        if noise:
+            assert_close(fit.stderr[t], one.stderr[0], 1e-11)
