@@ -429,6 +429,20 @@ def test_a_constant_in_the_target_is_told(constant, told):
     assert find_kernel(image, target + constant, SHAPE, boundary="wrap", background=0).verdict.ok
 
 
+@pytest.mark.slow
+def test_a_constant_in_one_of_several_targets_is_told_of_that_one():
+    rng = np.random.default_rng(12)
+    image, kernels = normal(rng, 130, 150, 2), normal(rng, 3, 2, 3, 2)
+    target = kernelfit.apply_kernel(image, kernels, boundary="wrap", channel_axis=-1) + normal(rng, 130, 150, 3)
+    target[..., 1] += 1j
+    fit = find_kernel(image, target, (3, 2), channel_axis=-1, channels="mixed", boundary="wrap")
+    told = [[f.verdict for f in part.findings] for part in fit.parts]
+    assert told == [[], [Verdict.OFFSET], []]
+    assert "imaginary parts" in fit.parts[1].findings[0].detail and "real" not in fit.parts[1].findings[0].detail
+    share = float(fit.parts[1].findings[0].detail.split("a constant of ")[1].split(" ")[0])
+    assert share == pytest.approx(1, abs=0.1)
+
+
 @grid("words", [{"background": 1}, {}, {"real": True}, {"channels": "mixed"}], 4, ids=str)
 def test_streams(words, tmp_path):
     words = {"boundary": "wrap", "mode": "same", **words}

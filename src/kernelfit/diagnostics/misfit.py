@@ -11,7 +11,9 @@ wider than its support shows in the correlation of the residual with the whitene
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -310,27 +312,41 @@ def _percent(share: float) -> str:
 
 def _constant(parts: list[Part], integer: bool) -> tuple[_Test | None, list[Array]]:
     """Return whether a constant lies in the target beside what the kernel makes, and the residual without it."""
-    design = TileDesign.of(parts)
-    ones = design.without([root_of(p, p.known) for _, p in parts])
-    left = design.without([p.left for _, p in parts])
-    size, product = energy_of(ones), sum(float(np.vdot(a, b)) for a, b in zip(ones, left, strict=True))
+    design = functools.lru_cache(1)(lambda: TileDesign.of(parts))
+
+    def make() -> tuple[Array, ...]:
+        return tuple(design().without([root_of(p, p.known) for _, p in parts]))
+
+    plain = all(p.root is None and bool(p.known.all()) for _, p in parts)  # so that it is the images that tell
+    key = "ones", *(id(p.blocks) for _, p in parts)
+    ones, left = parts[0][1].made.once(key, make) if plain else make(), [p.left for _, p in parts]
+    size = energy_of(ones)
     if not size > 0:
         return None, left
+    # what is left of a fit of all pixels holds next to nothing that the kernel explains, and mostly no constant
+    value, error = _mean_of(ones, left, size)
+    if abs(value) > 0.5 * _OFFSET * error:
+        left = design().without(left)
+        value, error = _mean_of(ones, left, size)
+    if not abs(value) > _OFFSET * error:
+        return None, left
+    detail = f"a constant of {value:.3g} +- {error:.2g}"
+    if integer and abs(value + 0.5) < max(0.05, 3.0 * error) < 0.25:
+        detail += ", the target's values being rounded down to integers, it seems"
+    found = _Test(0.0, value**2 * size / max(energy_of(left), 1e-300), detail)
+    return found, [r - value * one for one, r in zip(ones, left, strict=True)]
+
+
+def _mean_of(ones: Sequence[Array], left: Sequence[Array], size: float) -> tuple[float, float]:
+    """Return the constant in tiles, given what a constant leaves and its energy, and its error whatever the noise."""
+    product = sum(float(np.vdot(a, b)) for a, b in zip(ones, left, strict=True))
     sums = []
     for one, r in zip(ones, left, strict=True):
         n, rows, cols = one.shape
         down, across = max(1, rows // 4), max(1, cols // 4)
         own = (one * r)[:, : rows // down * down, : cols // across * across]
         sums.append(own.reshape(n, rows // down, down, cols // across, across).sum(axis=(2, 4)).ravel())
-    error = math.sqrt(sum(float(np.vdot(s, s)) for s in sums)) / size
-    value = product / size
-    if not abs(value) > _OFFSET * error:
-        return None, left
-    detail = f"a constant of {value:.3g} +- {error:.2g}"
-    if integer and abs(value + 0.5) < max(0.05, 3.0 * error) < 0.25:
-        detail += ", the target's values being rounded down to integers, it seems"
-    found = _Test(0.0, product**2 / size / max(energy_of(left), 1e-300), detail)
-    return found, [r - value * one for one, r in zip(ones, left, strict=True)]
+    return product / size, math.sqrt(sum(float(np.vdot(s, s)) for s in sums)) / size
 
 
 def _complex_constant(parts: list[Part]) -> Finding | None:

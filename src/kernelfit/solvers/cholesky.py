@@ -36,7 +36,7 @@ class Inverse(NamedTuple):
     @property
     def full(self) -> bool:
         """Whether F is square: every unknown is determined."""
-        return self.factor.shape[1] == len(self.factor)
+        return bool(self.factor.shape[1] == len(self.factor))
 
 
 def exponent(energy: float, far: int = FAR) -> int:
