@@ -159,9 +159,9 @@ class NormalEquations:
         return self.total_weight / (2.0 if self.convention.apart else 1.0)
 
     def __add__(self, other: "NormalEquations") -> Self:
-        return self.plus(other) if isinstance(other, NormalEquations) else NotImplemented
+        return self._plus(other) if isinstance(other, NormalEquations) else NotImplemented
 
-    def plus(self, other: "NormalEquations", gram: Array | None = None) -> Self:
+    def _plus(self, other: "NormalEquations", gram: Array | None = None) -> Self:
         """Return the sum, whose Gram matrix may be known already."""
         mine, theirs = self.convention, other.convention
         alike = all(getattr(mine, name) == getattr(theirs, name) for name in _ALIKE)
@@ -341,13 +341,18 @@ class NormalEquations:
         return dataclasses.replace(self, center=np.array(center), center_moment=np.array(moment), center_energy=energy)
 
 
-def added(some: Sequence[NormalEquations], others: Sequence[NormalEquations]) -> list[NormalEquations]:
-    """Return the sums of the statistics of several targets; those of the same images go on sharing a Gram matrix."""
+def added(
+    some: Sequence[NormalEquations], others: Sequence[NormalEquations], gram: Array | None = None
+) -> list[NormalEquations]:
+    """Return the sums of the statistics of several targets; those of the same images go on sharing a Gram matrix.
+
+    That of all may be known already.
+    """
     grams: dict[tuple[int, int], Array] = {}
     found = []
     for one, other in zip(some, others, strict=True):
         key = id(one.gram), id(other.gram)
-        found.append(one + other if key not in grams else one.plus(other, grams[key]))
+        found.append(one._plus(other, grams.get(key, gram)))
         grams[key] = found[-1].gram
     return found
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..compiled.threads import Progress
-from ..core.normal_equations import NormalEquations
+from ..core.normal_equations import NormalEquations, added
 from ..core.validation import Array
 from ..data.complex_parts import Part
 from ..data.observation import Observation, surface_readers
@@ -47,7 +47,7 @@ def statistics(
     if whole is None:
         return found
     (real, those), (other, others) = found
-    return [(real, [one.plus(another, whole) for one, another in zip(those, others, strict=True)]), (other, [])]
+    return [(real, added(those, others, whole)), (other, [])]
 
 
 def residual_moments(
