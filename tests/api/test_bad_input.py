@@ -1,5 +1,7 @@
 """Bad input: every mistake has its own error, which says what came, what is needed and what to do."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -391,3 +393,20 @@ def test_statistics_of_complex_numbers_that_determine_nothing():
     fit = kernelfit.accumulate(image, image + 1j, (2, 3), background=1).solve()
     assert not fit.verdict.ok
     assert not np.isfinite(fit.background.stderr).all() or np.isfinite(fit.background.coefficients).all()
+
+
+@pytest.mark.parametrize("name", ["photo.png", pathlib.Path("photo.png")])
+def test_the_name_of_a_file_is_no_image(name):
+    with pytest.raises(TypeError, match="image of dtype .* need numbers; read the file first"):
+        kernelfit.find_kernel(name, np.zeros((30, 40)), (3, 5))
+    with pytest.raises(TypeError, match="target of dtype .* need numbers; read the file first"):
+        kernelfit.find_kernel(np.ones((30, 40)), name, (3, 5))
+    with pytest.raises(TypeError, match="image of dtype object, need numbers; give one"):
+        kernelfit.find_kernel(None, np.zeros((30, 40)), (3, 5))
+
+
+def test_an_error_does_not_print_a_whole_array():
+    image, target = np.zeros((2, 30, 40))
+    with pytest.raises(TypeError, match="^got shape of type ndarray, need an int or a pair") as caught:
+        kernelfit.find_kernel(image, (3, 5), target)
+    assert len(str(caught.value)) < 200

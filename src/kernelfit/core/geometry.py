@@ -21,6 +21,8 @@ import numpy.typing as npt
 from .field import Field, field_from
 from .validation import as_number, known
 
+#: Characters of a value that an error repeats.
+_LONGEST = 80
 #: The modes whose size the shapes tell; a "crop" has a size of its own.
 MODES = ("same", "valid", "full")
 BOUNDARIES = (None, "fill", "wrap", "symm", "mirror", "nearest")
@@ -182,10 +184,16 @@ def as_pair(value: object, name: str, ndim: int = 2) -> Any:
         else:
             items = [operator.index(value)] * ndim  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"got {name}={value!r}, need {need}") from None
+        raise TypeError(f"got {_said(name, value)}, need {need}") from None
     if len(items) != ndim:
-        raise ValueError(f"got {name}={value!r} of length {len(items)}, need {need}")
+        raise ValueError(f"got {_said(name, value)} of length {len(items)}, need {need}")
     return tuple(items)
+
+
+def _said(name: str, value: object) -> str:
+    """Say what was given, of much no more than of which type it is."""
+    text = repr(value)
+    return f"{name}={text}" if len(text) <= _LONGEST else f"{name} of type {type(value).__name__}"
 
 
 def in_plane(value: object, name: str, ndim: int, across: int) -> Any:
