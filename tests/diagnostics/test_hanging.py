@@ -77,6 +77,19 @@ def test_noise_however_loud_and_correlated_is_not(name, kind):
         assert not told(fit_of(image, target, **KEYWORDS[name]))
 
 
+@pytest.mark.slow
+def test_correlated_noise_makes_chance_larger():
+    excess = []
+    for seed in range(100, 118):
+        image, clean = stars(seed, varied=False)
+        target = clean + noise_of("coloured", clean, np.random.default_rng(seed))
+        fit = fit_of(image, target, variation=2)
+        assert not told(fit)
+        check = kernelfit.check_noise(image, target, fit)
+        excess.append(check.together[0] / np.sqrt(check.together[1]))
+    assert 0.5 < np.std(excess) < 1.4
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_sums_are_those_of_pairs_of_neighbours(weighted):
     rng = np.random.default_rng(0)

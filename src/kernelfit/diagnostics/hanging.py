@@ -17,7 +17,7 @@ from ..core.validation import Array
 
 _LAGS = ((0, 1), (1, 0), (1, 1), (1, -1))
 #: Standard deviations beyond chance that count, and the correlation.
-_SURE, _MATTERS = 4.0, 0.05
+_SURE, _MATTERS = 4.5, 0.05
 
 
 def sums_of(left: Array, targets: Array, known: npt.NDArray[np.bool_], root: Array | None) -> Array:

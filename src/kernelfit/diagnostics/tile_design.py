@@ -36,10 +36,14 @@ class TileDesign:
         level = max(float(np.abs(p.blocks).max()) for _, p in parts) or 1.0
         kept, spectra, power = [], [], np.zeros((size[0], size[1] // 2 + 1))
         for _, part in parts:
-            blocks = part.blocks / level
-            spectra.append(scipy.fft.rfft2(blocks, size, workers=1))
-            around = blocks - blocks.mean(axis=(2, 3), keepdims=True)
-            power += (np.abs(scipy.fft.rfft2(around, size, workers=1)) ** 2).sum(axis=(0, 1))
+            spectrum = np.empty((*part.blocks.shape[:2], *power.shape), dtype=np.complex128)
+            total = np.zeros(power.shape)
+            for at in np.ndindex(part.blocks.shape[:2]):  # one by one, since copies of all of them would be large
+                block = part.blocks[at] / level
+                spectrum[at] = scipy.fft.rfft2(block, size, workers=1)
+                total += np.abs(scipy.fft.rfft2(block - block.mean(), size, workers=1)) ** 2
+            spectra.append(spectrum)
+            power += total
             _, rows, cols = part.left.shape
             inside = np.zeros((rows, cols), dtype=bool)
             (top, bottom), (left, right) = (
@@ -61,7 +65,10 @@ class TileDesign:
         out = []
         for (observation, part), spectra, kept in zip(self.parts, self.spectra, self.kept, strict=True):
             (step, pace), (_, rows, cols) = observation.geometry.stride, kept.shape
-            made = scipy.fft.irfft2((spectra * own).sum(axis=0), self.size, workers=1)
+            total = spectra[0] * own[0]
+            for one, taken in zip(spectra[1:], own[1:], strict=True):
+                total += one * taken
+            made = scipy.fft.irfft2(total, self.size, workers=1)
             made = made[:, : step * rows : step, : pace * cols : pace]
             out.append(np.where(kept, made if part.root is None else made * part.root, 0.0))
         return out
@@ -73,7 +80,8 @@ class TileDesign:
             (step, pace), (n, rows, cols) = observation.geometry.stride, tile.shape
             apart = np.zeros((n, *self.size))
             apart[:, : step * rows : step, : pace * cols : pace] = tile if part.root is None else tile * part.root
-            product = (np.conj(scipy.fft.rfft2(apart, workers=1)) * spectra).sum(axis=1)
+            of_tiles = np.conj(scipy.fft.rfft2(apart, workers=1))
+            product = np.stack([(of_tiles * one).sum(axis=0) for one in spectra])
             total += scipy.fft.irfft2(product, self.size, workers=1)
         return np.where(self.taps, total, 0.0)
 

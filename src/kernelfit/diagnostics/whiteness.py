@@ -263,6 +263,8 @@ def examine(
         residuals, models = (np.concatenate(some) for some in zip(*seen, strict=True))
         if _elsewhere(models, fit) and ndim == 2 and sum(o.geometry.n_pixels for o in observations) <= _WHOLE:
             residuals, models, few, together = _of_all(observations, fit, weights, most)
+        if together is not None:
+            together[1] *= 2.0 * alike - 1.0  # so do products of neighbours, and up to twice as much
         growth = _unevenness(residuals, models, alike, fit.rank)
     low, high = (float(np.sqrt(end)) for end in (spectrum.min(), spectrum.max()))
     return NoiseCheck(c, pixels, reach, low, high, growth, parts, few, together)
