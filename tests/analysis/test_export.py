@@ -104,14 +104,13 @@ def test_what_cannot_be_exported_is_refused():
 WHOLE = np.random.default_rng(4).integers(60, 190, (40, 51)).astype(np.uint8)
 
 
-def run(text, tmp_path, suffix=".png"):
-    """Run a script on the whole numbers, and return what it made, in units of theirs."""
-    pil = pytest.importorskip("PIL.Image")
-    pil.fromarray(WHOLE).save(tmp_path / "image.png")
+def run(text, tmp_path, image=WHOLE):
+    """Run a script on whole numbers, and return what it made."""
+    pytest.importorskip("PIL.Image").fromarray(image).save(tmp_path / "image.png")
     (tmp_path / "script.sh").write_text(text)
-    subprocess.run(["sh", "script.sh", "image.png", f"made{suffix}"], check=True, cwd=tmp_path, timeout=300)
-    made = np.asarray(pil.open(tmp_path / f"made{suffix}"), dtype=np.float64)
-    return made if made.ndim == 2 else made[..., 0]
+    subprocess.run(["sh", "script.sh", "image.png", "made.png"], check=True, cwd=tmp_path, timeout=300)
+    made = np.asarray(kernelfit.io.read_image(tmp_path / "made.png", colours=True), dtype=np.float64)
+    return made if made.ndim == image.ndim else made[..., 0]
 
 
 @pytest.mark.skipif(not (shutil.which("magick") or shutil.which("convert")), reason="ImageMagick is not here")
@@ -160,6 +159,37 @@ def test_gimp_gives_the_target(shape, settings, tmp_path, monkeypatch):
     np.testing.assert_allclose(made, target, atol=0.01)
 
 
+@pytest.mark.parametrize(("tool", "boundary", "atol"), [
+    ("imagemagick", "symm", 0.01), ("ffmpeg", "mirror", 0.51),
+    pytest.param("gimp", "wrap", 0.01, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_scripts_lay_one_kernel_on_all_colours(tool, boundary, atol, tmp_path, monkeypatch):
+    if not any(map(shutil.which, {"imagemagick": ("magick", "convert"), "gimp": ("gimp-console",)}.get(tool, (tool,)))):
+        pytest.skip(f"{tool} is not here")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    image = np.stack([WHOLE, WHOLE[::-1], 255 - WHOLE], axis=-1)
+    taps = np.random.default_rng(1).random((4, 5))
+    given = {"boundary": boundary, "channel_axis": -1}
+    target = kernelfit.apply_kernel(image, taps / taps.sum(), **given)
+    text = kernelfit.find_kernel(image, target, (4, 5), **given).export(tool)
+    made = run(text, tmp_path, image)
+    np.testing.assert_allclose(made / (1 if tool == "ffmpeg" else 257), target, atol=atol)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="LaTeX is not here")
+def test_latex_sets_the_matrices(tmp_path):
+    stack = np.stack([IMAGE, np.roll(IMAGE, 3)], axis=-1)
+    noise = np.random.default_rng(2).normal(0, 0.01, stack.shape)
+    mixed = kernelfit.find_kernel(stack, stack + noise, (2, 3), channel_axis=-1, channels="mixed")
+    whole = kernelfit.find_kernel(IMAGE, IMAGE / 2, (1, 3))
+    text = "\\documentclass{article}\\usepackage{amsmath}\\begin{document}\n%s\n\\[%s\\]\\end{document}\n"
+    (tmp_path / "matrix.tex").write_text(text % (mixed.export("latex"), whole.export("latex")))
+    call = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "matrix.tex"]
+    done = subprocess.run(call, cwd=tmp_path, timeout=300, stdout=subprocess.PIPE)
+    assert done.returncode == 0 and b"Output written" in done.stdout, done.stdout.decode()
+
+
 def test_a_macro_of_imagej_holds_the_matrix():
     """ImageJ lays the matrix, of odd sides, on the image as it is, the outermost pixels repeated."""
     taps = np.random.default_rng(1).normal(size=(4, 5))
@@ -167,7 +197,7 @@ def test_a_macro_of_imagej_holds_the_matrix():
     fit = kernelfit.find_kernel(IMAGE, target, (4, 5), boundary="nearest", origin=(0, 3), background=0)
     text = fit.export("imagej")
     matrix = np.array([line.split() for line in re.search(r"text1=\[(.*)\]", text)[1].split(r"\n")[:-1]], dtype=float)
-    added = float(re.search(r'"value=(.*)"', text)[1])
+    added = float(re.search(r'"value=(.*) stack"', text)[1])
     assert matrix.shape == (7, 7) and 'run("32-bit");' in text
     np.testing.assert_allclose(scipy.ndimage.correlate(IMAGE, matrix, mode="nearest") + added, target, atol=1e-6)
     assert "// Beyond" in kernelfit.find_kernel(IMAGE, IMAGE, (1, 3), boundary="wrap").export("imagej")
@@ -180,16 +210,25 @@ IMAGEJ = Path("/usr/share/java/ij.jar")  # Debian's
 @pytest.mark.skipif(not (IMAGEJ.exists() and shutil.which("java")), reason="ImageJ is not here")
 @pytest.mark.skipif(not shutil.which("xvfb-run"), reason="ImageJ needs a screen, Xvfb is not here")
 def test_imagej_gives_the_target(tmp_path):
+    """Of gray, of a stack, and of colours, which become the slices of a stack."""
     tifffile = pytest.importorskip("tifffile")
     taps = np.random.default_rng(1).normal(size=(4, 7))
     target = kernelfit.apply_kernel(WHOLE, taps, boundary="nearest", origin=(0, 3)) - 2
     fit = kernelfit.find_kernel(WHOLE, target, (4, 7), boundary="nearest", origin=(0, 3), background=0)
-    tifffile.imwrite(tmp_path / "image.tif", WHOLE)
-    around = f'open("{tmp_path}/image.tif");\n{fit.export("imagej")}saveAs("Tiff", "{tmp_path}/made.tif");\n'
-    (tmp_path / "macro.ijm").write_text(around)
+    stack = np.stack([WHOLE, WHOLE[::-1], 255 - WHOLE])
+    images = {"gray": WHOLE, "stack": stack, "colours": np.moveaxis(stack, 0, -1)}
+    macro = ""
+    for name, image in images.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", image, photometric="rgb" if name == "colours" else "minisblack")
+        macro += (
+            f'open("{tmp_path}/{name}.tif");\n{fit.export("imagej")}saveAs("Tiff", "{tmp_path}/{name} made.tif");\n'
+        )
+    (tmp_path / "macro.ijm").write_text(macro)
     call = ["xvfb-run", "-a", "java", "-jar", str(IMAGEJ), "-batch", str(tmp_path / "macro.ijm")]
     subprocess.run(call, check=True, cwd=tmp_path, timeout=300, env={**os.environ, "HOME": str(tmp_path)})
-    np.testing.assert_allclose(tifffile.imread(tmp_path / "made.tif"), target, atol=1e-3)
+    every = np.stack([kernelfit.apply_kernel(one, taps, boundary="nearest", origin=(0, 3)) - 2 for one in stack])
+    for name, expected in (("gray", target), ("stack", every), ("colours", every)):
+        np.testing.assert_allclose(tifffile.imread(tmp_path / f"{name} made.tif"), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(("tool", "shape", "settings", "words"), [

@@ -694,3 +694,76 @@ def test_what_a_prior_hides_of_rounding_is_in_the_errors():
     plain, fit = (kernelfit.find_kernel(image, target, (3, 5), background=0, solver=one) for one in (None, "auto"))
     assert any("follow the image" in note for note in plain.notes)
     assert_close(np.linalg.norm(without_prior(fit).stderr), np.linalg.norm(plain.stderr), 0.3)
+
+
+@pytest.mark.parametrize("degrees", [5.0, -20.0, 30.0])
+def test_the_length_of_a_line_holds_what_lines_of_another_kind_say(degrees):
+    """A row of ones that was turned is, within errors, one that falls off with the distance and is shorter."""
+    length, error = 4.935, 3e-4
+    kernel = filter_shapes.line(Grid(SHAPE, (6.0, 7.0)), length, degrees, "rotated")
+    noise = error * np.random.default_rng(0).standard_normal(SHAPE)
+    best = kernelfit.recognise(kernel + noise, error**2)[0]
+    assert best.name == "motion"
+    assert abs(best.parameters["length"].value - length) < 2.5 * best.parameters["length"].error
+    assert best.parameters["angle"].value == pytest.approx(degrees, abs=4 * best.parameters["angle"].error)
+
+
+def test_numbers_of_another_meaning_widen_no_interval():
+    """A Laplacian of eight neighbours is half one of four and half one of diagonals, whose amount counts otherwise."""
+    kernel = -np.ones((3, 3)) / 8
+    kernel[1, 1] = 2.0
+    best = kernelfit.recognise(np.pad(kernel, ((1, 1), (2, 2))) + noisy(np.zeros((5, 7)))[0], ERROR**2)[0]
+    assert best.name == "sharpen" and 0 < best.parameters["amount"].error < ERROR
+
+
+@pytest.mark.parametrize(("sigma", "shape"), [(1.6, (9, 9)), (1.9, (11, 9))])
+def test_a_gaussian_is_named_that_the_shape_cuts_off(sigma, shape):
+    """The taps of the rim hold what lies beyond it, so that no Gaussian fits all of them."""
+    image = photograph(160, 180, 3).astype(float)
+    target = ndimage.gaussian_filter(image, sigma) + np.random.default_rng(1).normal(0, 0.5, image.shape)
+    fit = kernelfit.find_kernel(image, target, shape)
+    best = fit.recognise()[0]
+    assert best.name == "gaussian" and best.kernel.shape == shape and set(best.parameters) == {"sigma"}
+    assert abs(best.parameters["sigma"].value - sigma) < 4 * best.parameters["sigma"].error < 0.02
+    assert best.distance < 0.1 and re.match(r"scipy.ndimage.gaussian_filter\(image, [\d.]+\)$", best.calls["scipy"])
+
+
+def test_random_kernels_without_a_rim_of_zeros_have_no_name():
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        kernel = rng.random(rng.integers(6, 10, 2))
+        assert not kernelfit.recognise(*noisy(kernel / kernel.sum()))
+
+
+@pytest.mark.parametrize(("name", "apply"), [
+    ("gaussian", lambda a: ndimage.gaussian_filter(a, 1.3)), ("box", lambda a: ndimage.uniform_filter(a, (3, 5))),
+])  # fmt: skip
+def test_a_filter_of_bytes_that_cuts_decimals_off_is_named(name, apply):
+    """SciPy's of 8 bits lose half a level in each pass, which a kernel without a constant can only follow."""
+    image = np.ascontiguousarray(photograph(220, 250, 4))
+    fit = kernelfit.find_kernel(image, apply(image), (11, 13))
+    assert fit.verdict is kernelfit.Verdict.OFFSET
+    best = fit.recognise()[0]
+    assert best.name == name and "gain" not in best.parameters
+    for key, truth in {"gaussian": {"sigma": 1.3}, "box": {"rows": 3, "cols": 5}}[name].items():
+        assert best.parameters[key].value == pytest.approx(truth, abs=0.004)
+
+
+def test_a_filter_beside_black_that_is_left_out_is_named():
+    """Where much is cut off at black more is rounded up than down, and the sum of the taps is off."""
+    pil, image_filter = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageFilter")
+    image = np.clip(photograph(220, 250, 5).astype(float) - 110, 0, 255).astype(np.uint8)
+    target = np.asarray(pil.fromarray(image).filter(image_filter.SHARPEN))
+    fit = kernelfit.find_kernel(image, target, (5, 7))
+    assert abs(fit.kernel.sum() - 1) > 1e-4
+    assert fit.recognise()[0].name == "sharpen"
+
+
+def test_a_width_between_the_first_ones_is_found():
+    """A kernel known so well that a start which is off by a tenth, and cut off elsewhere, is given up."""
+    kernel = response(lambda a: ndimage.gaussian_laplace(a, 1.593), (19, 17))
+    error = 2e-5 * np.abs(kernel).max()
+    noise = error * np.random.default_rng(0).standard_normal(kernel.shape)
+    best = kernelfit.recognise(kernel + noise, error**2)[0]
+    assert best.name == "laplacian of gaussian"
+    assert abs(best.parameters["sigma"].value - 1.593) < 4 * best.parameters["sigma"].error < 1e-3

@@ -355,9 +355,11 @@ exec "$tool" "$1" -virtual-pixel {pixels} \\
         # ij.plugin.filter.Convolver: lays the matrix on the image as it is, and repeats the outermost pixels
         edge = _edge_of(conv.boundary, ("nearest",), "outermost pixels are repeated")
         rows = "".join(" ".join(map(repr, row)) + "\\n" for row in around.tolist())
-        added = f'run("Add...", "value={constant!r}");\n' if constant else ""
+        added = f'run("Add...", "value={constant!r} stack");\n' if constant else ""
         first = f"// What kernelfit found: {conv}.{edge.replace(chr(10) + '#', chr(10) + '//')}\n"
-        return f'{first}run("32-bit");\nrun("Convolve...", "text1=[{rows}]");\n{added}'
+        # colours as slices, which "32-bit" would else make gray
+        apart = 'if (bitDepth() == 24) run("RGB Stack");\n'
+        return f'{first}{apart}run("32-bit");\nrun("Convolve...", "text1=[{rows}] stack");\n{added}'
     height, width = around.shape
     side = max(height, width)
     line = min(height, width) == 1

@@ -227,7 +227,8 @@ def unsharp(radius: float, amount: float, reach: int) -> dict[str, str]:
 
 def calls_of(fit: Any, name: str, numbers: dict[str, float], taps: Array, problem: Any) -> dict[str, str]:
     """Return the calls that make a filter; `taps` are those of a convolution."""
-    calls = _any(taps, problem.origin, problem.turned, problem.errors)
+    rows, cols = (o - problem.wide for o in problem.origin)
+    calls = _any(taps, (rows, cols), problem.turned, problem.errors)
     (down, across), (row, col) = problem.stride, problem.offset
     if problem.stride != (1, 1):
         calls = {tool: f"{call}[{row}::{down}, {col}::{across}]" for tool, call in calls.items() if tool != "pillow"}

@@ -47,7 +47,7 @@ class Hint(NamedTuple):
         return math.hypot(self.along * c, self.across * s)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Family:
     """Filters that differ in numbers: `names` of those that are sought, a `Setting` of those that are tried."""
 
@@ -95,7 +95,7 @@ def around_gaussian(grid: Grid, setting: Setting, theta: Array) -> list[Setting]
 def gaussian_starts(grid: Grid, hint: Hint) -> list[Start]:
     """Begin with all cuts, and with sigmas from the hint upwards: a cut Gaussian looks narrower."""
     every = [*range(1, max(grid.reach())), FAR]
-    return [((r, r), (hint.sigma * f,)) for r in every for f in (0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0)]
+    return [((r, r), (hint.sigma * f,)) for r in every for f in (0.7, 0.85, 1.0, 1.06, 1.12, 1.2, 1.5, 2.0, 3.0)]
 
 
 def axes_starts(grid: Grid, hint: Hint) -> list[Start]:
@@ -239,12 +239,12 @@ def slope(grid: Grid, setting: Setting, theta: Array) -> Array:
     reach, axis = setting
     orders = (1, 0) if axis == 0 else (0, 1)
     down, across = (shapes.derivative(a, theta[0], n, reach) for a, n in zip(grid.axes(), orders, strict=True))
-    return np.outer(down, across)
+    return shapes.outer(down, across)
 
 
 def slope_starts(grid: Grid, hint: Hint) -> list[Start]:
     """Begin with all widths, along both axes."""
-    sigmas = [0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0]
+    sigmas = (0.5 * 2.0 ** (np.arange(17) / 4)).tolist()
     return [((r, axis), (s,)) for s in sigmas if s < max(grid.reach()) for r in _reaches(grid, s) for axis in (0, 1)]
 
 

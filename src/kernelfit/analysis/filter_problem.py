@@ -26,6 +26,7 @@ _EXCESS_ERROR = 0.03  # of the ratio of a noise's variance to that of rounding
 _OF_BOXES = 0.56  # of 60 sigmas from 0.8 to 2.2
 _HALF_WAY, _LEAST_NOISE = 0.15, 0.8  # of the noise beyond that of the last rounding; of what boxes make of noise
 _CUT_OFF = 0.3  # of the noise beyond that of the last rounding; photographs show up to 0.23
+_RIM = 5.0  # standard deviations by which chi-square of taps that are zero is larger
 _ONE_NUMBER = 3.84  # the 95 % point of chi-square with one degree of freedom
 
 
@@ -94,7 +95,8 @@ class Rounding(NamedTuple):
 class Problem:
     """A kernel, as a convolution, and the matrix (or the factors) that makes its errors independent and equal to 1.
 
-    `turned` says that it was given as a correlation.
+    `turned` says that it was given as a correlation; `response` is what a constant of the target, which is in doubt,
+    adds to the taps, up to a factor; `wide` is how many taps that are not known lie around those that were given.
     """
 
     taps: Array
@@ -105,6 +107,8 @@ class Problem:
     rounding: Rounding
     whitener: Array
     errors: Array
+    response: Array | None = None
+    wide: int = 0
 
     def white(self, templates: Array) -> Array:
         """Return kernels, flat, in units of the errors."""
@@ -115,6 +119,44 @@ class Problem:
         if self.whitener.ndim == 1:
             return np.asarray(rows / self.whitener)
         return np.asarray(rows @ np.linalg.pinv(self.whitener))
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the taps of the rim are not zero, so that there may be more beyond."""
+        rim = np.ones(self.taps.shape, dtype=bool)
+        rim[1:-1, 1:-1] = False
+        return bool(np.sum((self.taps[rim] / self.errors[rim]) ** 2) > rim.sum() + _RIM * math.sqrt(2 * rim.sum()))
+
+    def without_constant(self) -> "Problem":
+        """Return the kernel without what a constant may have done."""
+        if self.response is None or len(self.whitener) <= self.response.shape[1]:
+            return self
+        basis = np.linalg.qr(self.whitener @ self.response, mode="complete")[0][:, self.response.shape[1] :]
+        return dataclasses.replace(self, whitener=basis.T @ self.whitener, response=None)
+
+    def without_rim(self, depth: int) -> "Problem":
+        """Return the kernel in a wide field of taps, of which those of the rim and beyond are not known.
+
+        Where a shape is too small the taps of its rim hold what lies beyond, too.
+        """
+        wide, inside = max(self.taps.shape) // 2, np.zeros(self.taps.shape, dtype=bool)
+        inside[depth:-depth, depth:-depth] = True
+        if self.whitener.ndim == 1:
+            known = np.diag(self.whitener[inside.ravel()])
+        else:
+            factor = np.linalg.pinv(self.whitener)[inside.ravel()]
+            known = _inverse_root(factor @ factor.T, _ROUGH * float(np.abs(self.taps).max()))
+        whitener = np.zeros((len(known), (self.taps.shape[0] + 2 * wide) * (self.taps.shape[1] + 2 * wide)))
+        whitener[:, np.pad(inside, wide).ravel()] = known
+        return dataclasses.replace(
+            self,
+            taps=np.pad(self.taps, wide),
+            origin=(self.origin[0] + wide, self.origin[1] + wide),
+            whitener=whitener,
+            errors=np.pad(self.errors, wide, constant_values=float(self.errors.max())),
+            response=None if self.response is None else _padded(self.response, self.taps.shape, wide),
+            wide=wide,
+        )
 
     @property
     def n(self) -> int:
@@ -168,7 +210,31 @@ def as_problem(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | Non
         known = values > 1e-9 * values.max(initial=0.0)
         return make((left[:, known] / np.hypot(values[known], rough)).T, errors)
     matrix[np.diag_indices_from(matrix)] += rough**2
-    return make(_inverse_root(matrix, rough), errors)
+    response = None if fit is None or factor is None else _response(fit, factor)
+    return make(_inverse_root(matrix, rough), errors, response)
+
+
+def _response(fit: Estimate, factor: Array) -> Array | None:
+    """Return what a constant of a rounded target may do to the taps, None where it was sought or is not in doubt.
+
+    It changes them by C A'1 of the covariance C, A'1 being the sum of the image under each tap, nearly the same for
+    all; where it is large (tools that cut decimals off take half a level away in each pass) that is a polynomial.
+    Beside black, which is left out as saturated, more is rounded up than down.
+    """
+    if not fit.rounding > 0 or fit.background is not None:
+        return None
+    y, x = (np.ravel(at - np.mean(at)) for at in np.indices(fit.kernel.shape, dtype=np.float64))
+    sums = [np.ones_like(y)]
+    if any(finding.verdict is Verdict.OFFSET for finding in fit.findings):
+        sums += [y, x, y * y, x * x, y * x]
+    plain = factor[:, : factor.shape[1] - fit.unsettled]
+    return np.asarray(plain @ (plain.T @ np.array(sums).T))
+
+
+def _padded(response: Array, shape: tuple[int, ...], wide: int) -> Array:
+    """Lay taps, flat, into a field that is wider on all sides."""
+    field = np.pad(response.reshape(*shape, -1), ((wide, wide), (wide, wide), (0, 0)))
+    return field.reshape(-1, response.shape[1])
 
 
 def _inverse_root(matrix: Array, rough: float) -> Array:

@@ -25,6 +25,8 @@ _NEAR = 0.03  # ... unless its numbers are sought and it explains all but this s
 RULED_OUT = 10.0  # of two that fit, a difference of Schwarz's criterion that decides: R. Kass and A. Raftery,
 # "Bayes factors", J. Am. Stat. Assoc. 90 (1995), section 3.2, doi:10.1080/01621459.1995.10476572
 _SLOPE_TRUST = 4.0  # chi-square falls by no more than so many times what its slopes at a start tell
+#: The modes in which a filter comes at least as near, having a factor more.
+_WIDER = {UNIT: (GAIN, BLEND, ADD, PLUS), GAIN: (PLUS,), BLEND: (PLUS,), ADD: (PLUS,), PLUS: ()}
 _LIKELY = 40  # starts of a family, of all those that do not depend on the kernel, whose errors are reckoned with
 _SETTINGS = 3  # settings of a family to begin with: where a filter is cut off changes its width
 _ALIKE = 3e-3  # of a kernel: a filter that leaves more of it is not made better by another setting
@@ -33,6 +35,7 @@ _SPARE = 2.0  # times the chi-square that would do
 _FEW_TAPS = 4  # a shift along an axis has two taps, and three numbers with a gain: it is named all the same
 _WHOLE_AMOUNT = 0.05  # of a whole number: ``a (x - g)`` of small differences is then rounded to that many times them
 _NO_GAUSSIAN = 4.0  # standard errors of a Moffat profile's 1 / beta from none
+_STEEPEST = 50.0  # beta of such a profile: it ends at its limit, near it, where a Gaussian is better
 _SLIGHT = 1e-3  # what chi-square below its expectation counts, where the errors are in doubt
 _LIMITS = {"sigma": (0.12, 1e3), "beta": (0.3, 60.0), "a": (-4.0, 2.0)}
 _LIMITS |= dict.fromkeys(("radius", "length", "alpha", "gamma", "scale", "inner", "outer"), (0.05, 1e3))
@@ -65,7 +68,7 @@ class Fit:
         A Moffat profile whose beta may be infinite is a Gaussian.
         """
         known = list(zip(self.family.names, self.theta.tolist(), self.errors.tolist(), strict=False))
-        if any(name == "beta" and not (_NO_GAUSSIAN * e < b < _LIMITS["beta"][1]) for name, b, e in known):
+        if any(name == "beta" and not (_NO_GAUSSIAN * e < b < _STEEPEST) for name, b, e in known):
             return False
         return all(
             name.split("_")[0] not in _LIMITS or 0 < error < max(abs(value), 1.0) for name, value, error in known
@@ -82,10 +85,28 @@ def _bounded(family: Family, theta: Array) -> Array:
     return np.asarray(np.clip(theta, *np.array(limits).T))
 
 
-@functools.lru_cache(maxsize=128)
-def _templates(family: Family, grid: Grid, starts: tuple[Start, ...]) -> tuple[Array, Array]:
-    """Return filters that do not depend on the kernel, and the identity beside each."""
-    return _made(family, grid, starts)
+@functools.lru_cache(maxsize=256)
+def _constant_starts(family: Family, grid: Grid) -> tuple[Start, ...]:
+    """Return the starts of a family that has the same ones for every kernel."""
+    return tuple(family.starts(grid, Hint(1.0, 1.0, 1.0, 0.0, (1, 1))))
+
+
+@functools.lru_cache(maxsize=256)
+def _templates(family: Family, grid: Grid) -> tuple[Array, Array, Array]:
+    """Return the filters of those starts, the identity beside each, and both together, of norm one.
+
+    Of the last the tap is left out that an identity beside them would hide.
+    """
+    templates, identities = _made(family, grid, _constant_starts(family, grid))
+    rest = np.where(identities == 0, templates, 0.0)
+    return templates, identities, rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-300)
+
+
+@functools.lru_cache(maxsize=64)
+def _spot(grid: Grid) -> Array:
+    """Return the identity, flat."""
+    y, x = grid.axes()
+    return np.asarray(((np.abs(y) < 0.25)[:, None] & (np.abs(x) < 0.25)).astype(np.float64).reshape(1, -1))
 
 
 def _made(family: Family, grid: Grid, starts: Sequence[Start]) -> tuple[Array, Array]:
@@ -93,20 +114,12 @@ def _made(family: Family, grid: Grid, starts: Sequence[Start]) -> tuple[Array, A
     with np.errstate(all="ignore"):
         templates = np.array([family.taps(grid, setting, np.array(theta)).ravel() for setting, theta in starts])
     if family.identity is None:
-        identities = np.outer(*(np.abs(axis) < 0.25 for axis in grid.axes())).astype(np.float64).reshape(1, -1)
+        identities = _spot(grid)
     else:
         identities = np.array([family.identity(grid, setting, np.array(theta)).ravel() for setting, theta in starts])
     if not math.isfinite(float(templates.sum())):
         templates = np.nan_to_num(templates, posinf=0.0, neginf=0.0)
     return templates, identities
-
-
-@functools.lru_cache(maxsize=32)
-def _unit_templates(family: Family, grid: Grid, starts: tuple[Start, ...]) -> Array:
-    """Return filters of norm one, without the tap that an identity beside them would hide."""
-    templates, identities = _templates(family, grid, starts)
-    rest = np.where(identities == 0, templates, 0.0)
-    return np.asarray(rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-300))
 
 
 def _least(matrix: Array, left: Array) -> Array:
@@ -162,11 +175,21 @@ class Search:
         self.far = size > np.maximum(6 * problem.errors, 1e-6 * size.max())  # taps that are not zero
         self.known = int(self.far.sum())
         self.most = math.inf  # chi-square that a filter may have and still be the kernel, with much to spare
+        self.floors: dict[tuple[Family, Grid, str, Start], float] = {}  # below which chi-square does not fall
 
     def coarse(self, family: Family, grid: Grid, starts: Sequence[Start]) -> dict[str, tuple[float, list[Start]]]:
         """Return, for each mode, the least chi-square and the best starts, as many as the family asks for."""
-        starts = self.likely(family, grid, starts)
-        chi = self.chi_squares(family, grid, starts)
+        if not starts:
+            return {}
+        if family.constant:
+            templates, identities, units = _templates(family, grid)
+            if len(starts) > _LIKELY:  # those that are nearest to the kernel whatever its errors, in any mode
+                alike = np.argsort(-np.abs(units @ self.problem.taps.ravel()), kind="stable")[:_LIKELY]
+                starts, templates = [starts[i] for i in alike.tolist()], templates[alike]
+                identities = identities if len(identities) == 1 else identities[alike]
+        else:
+            templates, identities = _made(family, grid, starts)
+        chi = self.chi_squares(templates, identities)
         best = {mode: self.first(family, starts, np.argsort(chi[mode]).tolist()) for mode in family.modes}
         return {mode: (max(float(chi[mode][i[0]]), 0.0), [starts[j] for j in i]) for mode, i in best.items()}
 
@@ -176,17 +199,8 @@ class Search:
         best = [next(i for i in order if starts[i][0] == setting) for setting in settings]
         return list(dict.fromkeys([*order[: family.tries], *best]))
 
-    def likely(self, family: Family, grid: Grid, starts: Sequence[Start]) -> Sequence[Start]:
-        """Return the starts that are nearest to the kernel whatever its errors, in any mode, if there are many."""
-        if not family.constant or len(starts) <= _LIKELY:
-            return starts
-        alike = np.abs(_unit_templates(family, grid, tuple(starts)) @ self.problem.taps.ravel())
-        return [starts[i] for i in np.argsort(-alike, kind="stable")[:_LIKELY]]
-
-    def chi_squares(self, family: Family, grid: Grid, starts: Sequence[Start]) -> dict[str, Array]:
-        """Return the chi-square of each start, for each mode."""
-        make = _templates if family.constant else _made
-        templates, identities = make(family, grid, tuple(starts))
+    def chi_squares(self, templates: Array, identities: Array) -> dict[str, Array]:
+        """Return the chi-square of each filter, for each mode."""
         g, e, y = self.problem.white(templates), self.problem.white(identities), self.problem.given
         yy, gy, gg = float(y @ y), g @ y, np.einsum("ij,ij->i", g, g) + 1e-300
         ey, ee = e @ y, np.einsum("ij,ij->i", e, e) + 1e-300
@@ -232,14 +246,14 @@ class Search:
 
     def descend(
         self, family: Family, grid: Grid, mode: str, setting: Setting, theta: Array, limit: float
-    ) -> tuple[Array, bool, float]:
+    ) -> tuple[Array, float, float]:
         """Take Levenberg's and Marquardt's steps, the factors being eliminated: L. Kaufman, BIT 15 (1975), 49.
 
-        Say also whether they ended at the least chi-square, or before, where its slopes tell that it stays above a
-        limit, and where it was then.
+        Return also 0 if they ended at the least chi-square, or, where its slopes tell that it stays above a limit, what
+        it stays above, and where it was then.
         """
         if not len(theta):
-            return theta, True, 0.0
+            return theta, 0.0, 0.0
         theta = _bounded(family, theta)
         state = self.state(family, grid, mode, setting, theta)
         chi, damping = float(state.left @ state.left), 1e-3
@@ -253,8 +267,9 @@ class Search:
                 damped.flat[:: len(theta) + 1] *= 1 + damping
                 damped[idle, idle] = 1.0
                 step = _solution(damped, pull)
-                if not again and chi - _SLOPE_TRUST * float(step @ pull) > limit:
-                    return theta, False, chi
+                floor = 0.0 if again else chi - _SLOPE_TRUST * float(step @ pull)
+                if floor > limit:
+                    return theta, floor, chi
                 tried = _bounded(family, theta + step)
                 there = self.state(family, grid, mode, setting, tried)
                 new = float(there.left @ there.left)
@@ -264,24 +279,27 @@ class Search:
                 damping = max(damping * 10, 1e-6)
             if fallen < 1e-3 + (1e-2 if chi > 100 * self.n else 1e-3 if chi > 4 * self.n else 1e-6) * chi:
                 break
-        return theta, True, chi
+        return theta, 0.0, chi
 
     def refine(self, family: Family, grid: Grid, mode: str, start: Start, limit: float = math.inf) -> Fit | None:
         """Find the numbers that fit best, from a start, and the setting; None where chi-square stays above a limit."""
+        if any(self.floors.get((family, grid, wider, start), 0.0) > limit for wider in _WIDER[mode]):
+            return None
         setting, theta = start[0], np.array(start[1], dtype=np.float64)
         for _ in range(4):
-            theta, ended, chi = self.descend(family, grid, mode, setting, theta, limit)
-            if not ended and chi > _PRUNED * limit:
-                return None
+            theta, floor, chi = self.descend(family, grid, mode, setting, theta, limit)
+            if floor and chi > _PRUNED * limit:
+                break
             settings = list(dict.fromkeys((*family.around(grid, setting, theta), setting)))
             if len(settings) == 1:
                 break
-            every = self.chi_squares(family, grid, [(one, tuple(theta.tolist())) for one in settings])[mode]
+            every = self.chi_squares(*_made(family, grid, [(one, tuple(theta.tolist())) for one in settings]))[mode]
             better = settings[int(np.argmax(every < every.min() + _USUAL))]  # the first is what tools do unasked
             if better == setting:
                 break
             setting = better
-        if not ended:
+        self.floors[family, grid, mode, start] = floor
+        if floor:
             return None
         state = self.state(family, grid, mode, setting, theta)
         slopes = state.columns
@@ -293,6 +311,7 @@ class Search:
         covariance = np.asarray(covariance * self.problem.rounding.widened(self.n, kind, amount), dtype=np.float64)
         model = np.array(state.both) @ [state.template, state.identity]
         chi = float(state.left @ state.left)
+        self.floors[family, grid, mode, start] = chi / _SLOPE_TRUST
         return Fit(family, grid, mode, setting, theta, state.factors, chi, len(slopes), model, covariance)
 
     def hints(self, grid: Grid) -> dict[bool, Hint]:
@@ -333,11 +352,10 @@ class Search:
                 own = [mode for mode in family.modes if (mode in (BLEND, PLUS, ADD)) is beside]
                 if not own or (beside and family.constant):
                     continue
-                starts = list(family.starts(grid, hint))
-                first = self.coarse(family, grid, starts) if starts else {}
+                starts = _constant_starts(family, grid) if family.constant else list(family.starts(grid, hint))
                 begun += [
                     (chi, family, grid, mode, best)
-                    for mode, (chi, best) in first.items()
+                    for mode, (chi, best) in self.coarse(family, grid, starts).items()
                     if family.constant or mode in own
                 ]
         least = _PRUNED * (min((one[0] for one in begun), default=0.0) + self.n)
@@ -394,6 +412,7 @@ class Search:
         opposite[inside] = (rows * grid.shape[1] + cols)[inside]
         pairs = np.unique(np.minimum(opposite, np.arange(len(opposite))), return_inverse=True)[1]
         columns = self.problem.white(np.eye(int(pairs.max()) + 1)[:, pairs])
+        columns = columns[np.any(columns, axis=1)]  # of taps that are known
         basis = np.linalg.qr(columns.T)[0]
         left = self.problem.given - basis @ (basis.T @ self.problem.given)
         chi_square, dof, rounding = float(left @ left), self.n - len(columns), self.problem.rounding
@@ -401,10 +420,11 @@ class Search:
             return -1
         return int(chance(chi_square, dof, rounding.most) < level)
 
-    def run(self, level: float, pairs: bool = True, thorough: bool = False) -> list[Fit]:
+    def run(self, level: float, pairs: bool = True, thorough: bool = False, cut: bool = False) -> list[Fit]:
         """Return the fits of all families, of `pairs` of filters only where no single one fits, the best first.
 
-        Unless `thorough`, of families that are even or odd only those are tried that the kernel allows.
+        `cut` are those that may go on beyond a shape. Unless `thorough`, of families that are even or odd only those
+        are tried that the kernel allows.
         """
         problem = self.problem
         sides = (2 * problem.taps.shape[0], 2 * problem.taps.shape[1])
@@ -425,8 +445,14 @@ class Search:
         self.most = math.inf if thorough else _SPARE * may
         wrong = {grid: 0 if thorough else self.wrong_parity(grid, level) for grid in grids}
         moving = () if wrong[grids[0]] == -1 else table.MOVING  # what is even about a place lies there
-        rounds = ((table.SINGLES, 40), (table.SHIFTS, 8), (moving, 12), (table.CASCADES, 10), (table.MOTIONS, 10))
-        for families, most in rounds[: 5 if pairs else 3]:
+        rounds = (
+            (table.CUT_OFF if cut else table.SINGLES, 40),
+            (table.SHIFTS, 8),
+            (moving, 12),
+            (table.CASCADES, 10),
+            (table.MOTIONS, 10),
+        )
+        for families, most in rounds[: 1 if cut else 5 if pairs else 3]:
             places = [(one, grid) for one in families for grid in (grids if one.constant else grids[:1])]
             begun = [(one, grid) for one, grid in places if not one.parity or one.parity != wrong[grid]]
             self.fit(begun, hints, most, found)
@@ -445,6 +471,11 @@ class Search:
             chi = max(chi - own, dof) + _SLIGHT * min(chi - doubt - dof, 0.0)
         rare = _RARE if self.rare(fit.family) else 0.0
         return chi + rare + fit.n_free * max(math.log(self.n), _NUMBER)
+
+    def plain(self, fit: Fit) -> bool:
+        """Say whether a filter is one that tools make in a call, not put together to come near to the kernel."""
+        alone = fit.family in table.SINGLES or fit.family in table.SHIFTS
+        return alone and fit.mode in (UNIT, GAIN, BLEND) and not self.rare(fit.family)
 
     def rare(self, family: Family) -> bool:
         """Say whether hardly anyone makes such a filter: where it says the same as another the other is told."""

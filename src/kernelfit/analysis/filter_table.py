@@ -19,7 +19,7 @@ Taps = Callable[[Grid, Setting, Array], Array]
 
 
 def _spot(grid: Grid, setting: Setting, theta: Array) -> Array:
-    return np.outer(*(shapes.cut(axis, 0.25) for axis in grid.axes()))
+    return shapes.outer(*(shapes.cut(axis, 0.25) for axis in grid.axes()))
 
 
 def _box(grid: Grid, setting: Setting, theta: Array) -> Array:
@@ -36,11 +36,11 @@ def _binomial(grid: Grid, setting: Setting, theta: Array) -> Array:
 
 
 def _opencv(grid: Grid, setting: Setting, theta: Array) -> Array:
-    return np.outer(*(shapes.steps(a, setting[0]) for a in grid.axes())) / 2.0**16
+    return shapes.outer(*(shapes.steps(a, setting[0]) for a in grid.axes())) / 2.0**16
 
 
 def _pillow(grid: Grid, setting: Setting, theta: Array) -> Array:
-    return np.outer(*(shapes.pillow_bell(a, float(theta[0])) for a in grid.axes()))
+    return shapes.outer(*(shapes.pillow_bell(a, float(theta[0])) for a in grid.axes()))
 
 
 def _laplacian(grid: Grid, setting: Setting, theta: Array) -> Array:
@@ -202,6 +202,9 @@ SINGLES = (
     SOFT_BOX, DISC_AREA, DISC_RAMP, *LINES, TURNED, AIRY, LORENTZIAN, EXPONENTIAL, MOFFAT, SOFT_RING,
     GRADIENT, *LOGS, DOG, LAPLACIAN,
 )  # fmt: skip
+
+#: Filters of which a shape that is too small holds a part that tells them.
+CUT_OFF = (GAUSSIAN, OPENCV, PILLOW, AXES, TURNED)
 
 
 #: Taps of a filter up to which it is quicker to add shifted copies than to transform.

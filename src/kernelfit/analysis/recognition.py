@@ -23,6 +23,8 @@ Array = npt.NDArray[np.float64]
 _MOST_TOLD = 1000  # taps up to which a summary looks for a name: some tenths of a second
 _ALIKE = 0.01  # a difference of Schwarz's criterion that rounding makes
 _LEVEL = 1e-3
+_DEEPEST = 2  # rows and columns of a rim that may hold what lies beyond it ...
+_INSIDE = 5  # ... where so many are left
 _NO_IDENTITY = 4.0  # standard errors
 _told: "weakref.WeakKeyDictionary[Estimate, str]" = weakref.WeakKeyDictionary()  # names of fits, as long as they live
 _NOTHING = 1e-6  # a kernel that noise alone would make with so much probability is not known at all
@@ -91,17 +93,33 @@ class Candidate:
         return {"name": self.name, "parameters": numbers, **tested, "calls": dict(self.calls)}
 
 
-def _candidate(search: Search, fit: Fit) -> Candidate:
-    """Give a fit its name."""
+def _candidate(search: Search, fit: Fit, *others: Fit) -> Candidate:
+    """Give a fit its name; its errors hold what others of that name say, by how likely they are beside it."""
     name, parameters = _named(fit, search.problem)
-    model = fit.model.reshape(fit.grid.shape)
-    size = float(np.linalg.norm(search.problem.taps))
-    distance = float(np.linalg.norm(model - search.problem.taps)) / size
+    every = [(math.exp((search.score(fit) - search.score(one)) / 2), _named(one, search.problem)[1]) for one in others]
+    same = [(1.0, parameters), *((weight, said) for weight, said in every if _alike(parameters, said))]
+    for key, (value, error) in parameters.items():
+        if error > 0:  # a line that is 4.8 long falls off beyond as one of 4.9 does that was turned
+            square = sum(w * (_off(key, said[key].value - value) ** 2 + said[key].error ** 2) for w, said in same)
+            parameters[key] = Parameter(value, max(error, math.sqrt(square / sum(w for w, _ in same))))
+    wide = search.problem.wide
+    given = np.s_[wide : fit.grid.shape[0] - wide, wide : fit.grid.shape[1] - wide]
+    model, taps = fit.model.reshape(fit.grid.shape)[given], search.problem.taps[given]
+    distance = float(np.linalg.norm(model - taps)) / float(np.linalg.norm(taps))
     numbers = {key: number.value for key, number in parameters.items()}
     calls = calls_of(fit, name, numbers, model, search.problem)
     laid = model[::-1, ::-1] if search.problem.turned else model
     dof = search.n - fit.n_free
     return Candidate(name, parameters, search.told(fit), dof, search.p_value(fit), calls, laid, distance)
+
+
+def _alike(one: dict[str, Parameter], other: dict[str, Parameter]) -> bool:
+    """Say whether two filters of a name have the same numbers, and those that are whole have the same values."""
+    return one.keys() == other.keys() and all(one[key].error > 0 or one[key].value == other[key].value for key in one)
+
+
+def _off(key: str, difference: float) -> float:
+    return (difference + 90.0) % 180.0 - 90.0 if key == "angle" else difference
 
 
 def _named(fit: Fit, problem: Problem) -> tuple[str, dict[str, Parameter]]:
@@ -200,9 +218,9 @@ def _without_identity(fit: Fit) -> bool:
     return bool(abs(share) < _NO_IDENTITY * error)
 
 
-def _ranked(search: Search, level: float, pairs: bool = True, thorough: bool = False) -> list[Fit]:
+def _ranked(search: Search, level: float, pairs: bool = True, thorough: bool = False, cut: bool = False) -> list[Fit]:
     """Return all fits, the best first; of filters that are one and the same, the one with the plainest name."""
-    found = search.run(level, pairs, thorough)
+    found = search.run(level, pairs, thorough, cut)
     alone = {id(fit.family) for fit in found if fit.mode in (UNIT, GAIN)}
     found = [fit for fit in found if not (id(fit.family) in alone and _without_identity(fit))]
     order = {id(family): i for i, family in enumerate(table.EVERY)}
@@ -287,38 +305,51 @@ def _recognised(
     kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None, level: float, pairs: bool = True
 ) -> tuple[Candidate, ...]:
     """Do what `recognise` does, without `pairs` of filters if so asked."""
-    search = _search(kernel, covariance)
-    if search is None:
+    problem = as_problem(kernel, covariance)
+    search = _search(problem)
+    if problem is None or search is None:
         return ()
-    every = [fit for fit in _ranked(search, level, pairs) if fit.determined and search.p_value(fit) >= level]
+    every = _passed(search, level, _ranked(search, level, pairs))
+    if not any(map(search.plain, every[:1])) and problem.cut_off:
+        for depth in range(1, min(1 if every else _DEEPEST, (min(problem.taps.shape) - _INSIDE) // 2) + 1):
+            wider = Search(problem.without_rim(depth).without_constant())
+            beyond = [fit for fit in _passed(wider, level, _ranked(wider, level, cut=True)) if wider.plain(fit)]
+            beyond = [fit for fit in beyond if fit.mode != GAIN]  # which would hold anything of so few taps
+            if beyond:
+                search, every = wider, beyond
+                break
+    plain = {id(fit.family) for fit in every if fit.mode == UNIT}
+    found: dict[str, list[Fit]] = {}
+    for fit in every:
+        if fit.mode == UNIT or id(fit.family) not in plain:  # the others say the same with a number more
+            found.setdefault(_named(fit, search.problem)[0], []).append(fit)
+    return tuple(_candidate(search, *fits) for fits in found.values())
+
+
+def _passed(search: Search, level: float, fits: list[Fit]) -> list[Fit]:
+    """Return the fits that may be the kernel, and that the best of them does not rule out."""
+    every = [fit for fit in fits if fit.determined and search.p_value(fit) >= level]
     least: dict[int, int] = {}
     if search.problem.rounding.excess > 0:  # what a number more explains in a family may be what rounding does
         for fit in every:
             least[id(fit.family)] = min(fit.n_free, least.get(id(fit.family), fit.n_free))
         every = [fit for fit in every if fit.n_free == least[id(fit.family)]]
-    every = [fit for fit in every if search.score(fit) < search.score(every[0]) + RULED_OUT]
-    plain = {id(fit.family) for fit in every if fit.mode == UNIT}
-    found: dict[str, Candidate] = {}
-    for fit in every:
-        if fit.mode == UNIT or id(fit.family) not in plain:  # the others say the same with a number more
-            candidate = _candidate(search, fit)
-            found.setdefault(candidate.name, candidate)
-    return tuple(found.values())
+    return [fit for fit in every if search.score(fit) < search.score(every[0]) + RULED_OUT]
 
 
 @one_blas_thread
 def nearest(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None = None) -> Candidate | None:
     """Return the named filter nearest to a kernel, whether it fits or not; None where it is lost in its errors."""
-    search = _search(kernel, covariance)
+    search = _search(as_problem(kernel, covariance))
     return None if search is None else _candidate(search, _ranked(search, _LEVEL, thorough=True)[0])
 
 
-def _search(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None) -> Search | None:
+def _search(problem: Problem | None) -> Search | None:
     """Return a search, None where the kernel is not known to be other than zero."""
     import scipy.special
 
-    problem = as_problem(kernel, covariance)
     if problem is None:
         return None
+    problem = problem.without_constant()
     nothing = float(problem.given @ problem.given)
     return Search(problem) if scipy.special.chdtrc(problem.n, nothing) < _NOTHING else None
