@@ -1,9 +1,10 @@
 """Whether 95 % intervals hold the truth in 95 of 100 cases: those of taps, and of the numbers of a kernel's shape.
 
-    python -m benchmarks.error_bars [draws] [settings]
+    python -m benchmarks.error_bars [draws] [settings] [part of a setting's name ...]
 
 The taps' solvers see a new noise of the target in each draw; the numbers are measured on a kernel with noise of a known
-covariance, which needs no pixels. With "settings" the table of masks, weights and the like is all that is printed.
+covariance, which needs no pixels. With "settings" the table of masks, weights and the like is all that is printed, or
+what of it has such a name.
 """
 
 import dataclasses
@@ -228,7 +229,10 @@ def main() -> None:
     """Print the tables."""
     draws = int(sys.argv[1]) if len(sys.argv) > 1 else 400
     print(f"taps of each setting, {draws} draws")
+    parts = [word for word in sys.argv[2:] if word != "settings"]
     for name, fit in settings():
+        if parts and not any(part in name for part in parts):
+            continue
         share, beside = setting_coverage(fit, draws)
         more = "" if math.isnan(beside) else f", coefficients {beside:.3f}"
         print(f"  {name:28s}{share:.3f}{more}", flush=True)
