@@ -106,6 +106,8 @@ ROOMS = {
         ("diagnostics/local_scores.py", "_UNEVEN = 2.0", "_UNEVEN = 1e9", "a_few_bright")],
     "diagnostics/test_plateau.py": [
         ("diagnostics/plateau.py", "half + _BEYOND", "-1e9"),
+        ("diagnostics/plateau.py", "np.flatnonzero(v == end)", "np.flatnonzero(v == v)", "left_out_are_no_end"),
+        ("diagnostics/plateau.py", "past - 0.5 * step * roots", "past - 0.0 * step * roots", "where_there_is_nothing"),
         ("diagnostics/plateau.py", "_LOUD * half < 1.0 and", "False and")],
     "diagnostics/test_rounding.py": [
         ("diagnostics/rounding.py", "math.sqrt(weight / n)", "math.sqrt(self.count / n)", "with_weights"),
@@ -192,7 +194,9 @@ ROOMS = {
         ("diagnostics/quantization.py", "ROUNDING = 1 / 12", "ROUNDING = 1 / 48", "rounding_enters_the")],
     "imageio/test_hostile_files.py": [
         ("core/npz.py", 'header.get("kernelfit") not in range(1, FORMAT + 1) or ', "", "files_of_another_format"),
-        ("imageio/scientific.py", "if place <= last:", "if False:", "sizes_below_zero")],
+        ("imageio/scientific.py", "if place <= last:", "if False:", "sizes_below_zero"),
+        ("imageio/scientific.py", "info.u not in seen", "True", "lead_back_to"),
+        ("imageio/read.py", "not isinstance(key.bitspersample, int)", "False", "samples_of_several")],
     "plotting/test_pictures.py": [
         ("plotting/overview.py", "reach[0] + 0.5, -reach[0] - 0.5", "-reach[0] - 0.5, reach[0] + 0.5",
          "autocorrelation_stands")],
