@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.signal
 
 import kernelfit
 import naive
@@ -393,3 +394,32 @@ def test_pictures_and_report(tmp_path):
     assert "lag" in words and "40 taps" in words and not re.search(r"pixel|\brows?\b|point spread", words)
     assert "<pre" in fit._repr_html_() and "40 taps" in fit._repr_html_()
     matplotlib.pyplot.close("all")
+
+
+@pytest.mark.parametrize("delay", [0, 1500, 7000])
+def test_a_long_response_and_a_long_delay_are_found(delay):
+    rng = np.random.default_rng(delay)
+    x = rng.normal(size=60000)
+    response = np.exp(-np.arange(900) / 140.0) * rng.normal(size=900)
+    y = np.r_[rng.normal(size=delay), scipy.signal.fftconvolve(x, response)][: x.size]
+    y = y + 0.3 * rng.normal(size=x.size)
+    fit = kernelfit.find_kernel(x, y)
+    assert fit.verdict.ok
+    lags = np.asarray(fit.lags[0]).ravel()
+    assert lags[0] <= delay and lags[-1] >= delay + 600
+    given = kernelfit.find_kernel(x, y, lags=(delay, delay + 899))
+    truth = np.zeros(len(lags))
+    inside = (lags >= delay) & (lags < delay + 900)
+    truth[inside] = response[lags[inside] - delay]
+    left = np.sum(response[lags[-1] + 1 - delay :] ** 2) if lags[-1] < delay + 899 else 0.0
+    error = np.sqrt(np.sum((fit.kernel - truth) ** 2) + left)
+    assert error < 1.1 * np.linalg.norm(given.kernel - response)
+
+
+def test_channels_of_a_signal_that_are_not_said_to_be_are_asked_for():
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(2, 3000, 2))
+    with pytest.raises(ValueError, match="say channel_axis=-1 if the 2 columns are channels of a signal"):
+        kernelfit.find_kernel(x, y)
+    with pytest.raises(ValueError, match="say channel_axis=0 if the 2 rows are channels of a signal"):
+        kernelfit.find_kernel(x.T, y.T)

@@ -48,8 +48,9 @@ _SURE, _APART, _LEAST_DRIFT = 0.999, 2.0, 1.0
 _IN_PLACE = 0.2
 #: Values whose squares overflow in sums, and contrast, as a share of the values, that rounding hides.
 _HUGE, _FAINT = 1e150, 1e-7
-#: Sides up to which images are looked at whole; rows more or less than those of a stride.
-_WHOLE, _MARGIN = 2048, 64
+#: Sides up to which images are looked at whole, signals up to the square; pixels up to which they are where their
+#: middles tell nothing; rows more or less than those of a stride.
+_WHOLE, _WHOLE_AT_LAST, _MARGIN = 2048, 2**24, 64
 #: Pixels up to which a boundary is looked for that lets all of them count, if those inside leave so much of them; one
 #: that fits less probably is ruled out.
 _SMALL, _MUCH, _RULED_OUT = 2**14, 0.01, 1e-3
@@ -149,7 +150,13 @@ def _settled(pair: Pair, stride: Shape | None, enough: float, edges: tuple[str |
     if lie is not None and not lie.smaller:
         raise UnrelatedError(lying_otherwise(lie, pair.image.shape, pair.target.shape))
     for steps, clear in [(stride, _DOUBTFUL)] if stride is not None else _strides(pair, fits):
-        found = _search(_middle(pair, steps), steps, enough)
+        middle = _middle(pair, steps)
+        found = _search(middle, steps, enough)
+        small = math.prod(pair.image.shape) <= _WHOLE_AT_LAST
+        if middle is not pair and small and (found is None or found.explained <= _DOUBTFUL):  # which may lie far off
+            found = max(
+                found, _search(pair, steps, enough), key=lambda one: -math.inf if one is None else one.explained
+            )
         if found is not None:
             fits.append(found)
             if found.explained > clear and not _drift(pair, found):
@@ -219,12 +226,12 @@ def _require_detail(values: Any, name: str) -> None:
 
 def _middle(pair: Pair, stride: Shape) -> Pair:
     """Return the middle of a pair that is large and as large as the stride says, so that lags stay what they are."""
-    parts = []
+    parts, whole = [], _WHOLE if min(pair.image.shape) > 1 else _WHOLE**2
     for n, m, step in zip(pair.image.shape, pair.target.shape, stride, strict=True):
-        if abs(n - step * m) > _MARGIN or not _plain(pair.selection) or n <= _WHOLE:
+        if abs(n - step * m) > _MARGIN or not _plain(pair.selection) or n <= whole:
             parts.append((slice(None), slice(None)))
         else:
-            start, count = (m - _WHOLE // step) // 2, _WHOLE // step
+            start, count = (m - whole // step) // 2, whole // step
             parts.append((slice(step * start, step * (start + count)), slice(start, start + count)))
     if all(part[0] == slice(None) for part in parts):
         return pair
@@ -310,7 +317,7 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
             if endless or found.explained < _DOUBTFUL or found.variance > _NO_GAIN * before:
                 break
         if not sums.hold(grown):
-            if passes >= _PASSES and found.stats.n_taps > FEW_TAPS:
+            if passes >= (_PASSES if min(image.shape) > 1 else _FITS) and found.stats.n_taps > FEW_TAPS:
                 break
             sums, passes = pair.sums(pair.roomy(grown, stride), stride), passes + 1
         seen.add(grown)

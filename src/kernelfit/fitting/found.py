@@ -13,6 +13,8 @@ from .spans import Pair, SpanFit
 _CLEAR, _ROUNDING, MOST_STRIDE = 4.5, 1e-9, 8
 
 
+#: Rows or columns up to which they may be channels of a signal so many times as long.
+_CHANNELS, _LONG = 16, 50
 #: An image mirrored left to right, or not, and then turned to the left by so many quarters: in words, and in Python.
 _LIES = {
     (False, 1): ("turned by 90 degrees to the left", "numpy.rot90(image)"),
@@ -170,6 +172,10 @@ def unrelated(pair: Pair, found: SpanFit | None) -> str:
         f"; the sizes have the ratios {_ratio(pair.image.shape, pair.target.shape)} (rows and columns)" if odd else ""
     )
     remedy = "bring both to whole multiples of one size first, or " if odd else ""
+    rows, cols = pair.image.shape
+    if 1 < min(rows, cols) <= _CHANNELS and max(rows, cols) >= _LONG * min(rows, cols):
+        axis, name = (-1, "columns") if cols < rows else (0, "rows")
+        remedy += f"say channel_axis={axis} if the {min(rows, cols)} {name} are channels of a signal; "
     most = f", but by a whole ratio of up to {MOST_STRIDE}" if min(ratio) > 1 else ""
     return (
         f"got a pair that no kernel relates ({sizes}{share}){size}; need a target that was made of the image: {remedy}"

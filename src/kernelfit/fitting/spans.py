@@ -92,8 +92,9 @@ class SpanFit:
         more = {}
         for side in sorted((s for s in range(4) if p_values[s] < _GROWS), key=p_values.__getitem__):
             length = self.box[side | 1] - self.box[side & 2]
-            far = p_values[side] < _GROWS**6 and (self.stats.n_taps <= FEW_TAPS or 1 in self.stats.supports[0])
-            more[side] = max(2 * self.stride[side // 2], length // (4 if far else 8))
+            along = 1 in self.stats.supports[0]  # taps of a signal cost little, and may be thousands
+            far = p_values[side] < _GROWS**6 and (self.stats.n_taps <= FEW_TAPS or along)
+            more[side] = max(2 * self.stride[side // 2], length // ((2 if along else 4) if far else 8))
         return more
 
     @property
