@@ -95,7 +95,9 @@ def around_gaussian(grid: Grid, setting: Setting, theta: Array) -> list[Setting]
 def gaussian_starts(grid: Grid, hint: Hint) -> list[Start]:
     """Begin with all cuts, and with sigmas from the hint upwards: a cut Gaussian looks narrower."""
     every = [*range(1, max(grid.reach())), FAR]
-    return [((r, r), (hint.sigma * f,)) for r in every for f in (0.7, 0.85, 1.0, 1.06, 1.12, 1.2, 1.5, 2.0, 3.0)]
+    return [
+        ((r, r), (hint.sigma * f,)) for r in every for f in (0.7, 0.85, 1.0, 1.03, 1.06, 1.09, 1.12, 1.2, 1.5, 2.0, 3.0)
+    ]
 
 
 def axes_starts(grid: Grid, hint: Hint) -> list[Start]:
