@@ -1,18 +1,22 @@
 """What is found of a pair of which nothing is given, against the truth and a call with everything given.
 
-    python -m benchmarks.discovery [zoo resamplers filters unrelated psf] [--seed 0] [--every 1]
+    python -m benchmarks.discovery [zoo resamplers filters unrelated psf command] [--seed 0] [--every 1]
     python -m benchmarks.discovery --pairs IMAGE TARGET ...
 
 zoo: kernels of 5x7, 15x15 and 31x27 with noise of .1, 1 and 5 % and shifts up to 60 pixels, whole pairs and crops;
 resamplers: Pillow, OpenCV, scikit-image and SciPy, factors of 2, 3 and 4; filters: 8-bit pictures; unrelated: pairs of
 which none was made of the other; psf: point spread functions. "held" is the share of the kernel's energy in the
 support, "error" that of the kernel over that of the call with everything given, "cost" the median ratio of their
-processor times, transforms being planned already. --every takes one case in so many.
+processor times, transforms being planned already. --every draws one case in so many.
 --pairs says what is found in files. Set OPENBLAS_NUM_THREADS=1 to share a machine.
 """
 
 import argparse
 import itertools
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 
 import numpy as np
@@ -29,6 +33,13 @@ def by_lag(fit):
     """Return {(row, col): tap}, the place of the target's first pixel included."""
     rows, cols = (np.asarray(lags) - o for lags, o in zip(fit.lags, fit.convention.offset, strict=True))
     return {(int(r), int(c)): fit.kernel[i, j] for i, r in enumerate(rows) for j, c in enumerate(cols)}
+
+
+def some(cases, seed, every):
+    """Return one case in so many, drawn by the seed: at even steps all would be of one factor or one noise."""
+    cases = list(cases)
+    drawn = np.random.default_rng(seed).permutation(len(cases))[: -(-len(cases) // every)]
+    return [cases[i] for i in sorted(drawn)]
 
 
 def compared(found, given, truth):
@@ -91,7 +102,7 @@ def zoo(seed, every):
     for shape in ((5, 7), (15, 15), (31, 27)):
         table = Table(f"zoo {shape[0]}x{shape[1]}")
         cases = list(itertools.product(kernels(shape, seed).items(), (0.001, 0.01, 0.05)))
-        for (name, kernel), noise in cases[::every]:
+        for (name, kernel), noise in some(cases, seed, every):
             photo = photos[rng.integers(len(photos))][:, : SIDE + 3 * ROOM]
             whole = scipy.signal.fftconvolve(photo, kernel)
             row, col = rng.integers(-ROOM, ROOM + 1, 2)
@@ -130,7 +141,7 @@ def resamplers(seed, every):
         ]
     table = Table("resamplers")
     cases = list(itertools.product(list(photographs().items())[:3], ways.items(), (2, 3, 4), (False, True)))
-    for (photo, array), (name, way), factor, whole in cases[seed % every :: every]:
+    for (photo, array), (name, way), factor, whole in some(cases, seed, every):
         image = array[: 240 // factor * factor, : 300 // factor * factor]
         target = way(image, factor)
         kernel, shift = _by_lags(way, factor)
@@ -171,7 +182,7 @@ def filters(seed, every):
         "emboss": np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2.0]]),
     }
     known |= {"motion": np.eye(9)[::-1] / 9, "random 6x3": rng.dirichlet(np.ones(18)).reshape(6, 3)}
-    for (photo, array), (name, kernel) in list(itertools.product(photographs().items(), known.items()))[::every]:
+    for (photo, array), (name, kernel) in some(itertools.product(photographs().items(), known.items()), seed, every):
         image = np.clip(np.rint(array[:300, :340]), 0, 255)
         whole = np.clip(np.rint(scipy.signal.convolve2d(image, kernel)), 0, 255).astype(np.uint8)
         top, left = ((k - 1) // 2 for k in kernel.shape)
@@ -280,6 +291,33 @@ def psf(seed, every):  # noqa: ARG001
     return ()
 
 
+def command(seed, every):  # noqa: ARG001
+    """Run `kernelfit find before.png after.png` on 8-bit pictures of 512x512, and the same with the shape given."""
+    from PIL import Image
+
+    def seconds(*words):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "kernelfit", "find", *words], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    print("| kernel | shape given, CPU s | nothing given | ratio |\n|---|---|---|---|")
+    photo = np.clip(np.rint(next(iter(photographs().values()))[:512, :512]), 0, 255)
+    for shape, name in (((5, 7), "gaussian narrow"), ((15, 15), "motion streak"), ((31, 27), "smooth asymmetric")):
+        target = np.clip(np.rint(scipy.signal.convolve2d(photo, kernels(shape, seed)[name], mode="same")), 0, 255)
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [f"{folder}/{part}.png" for part in ("before", "after")]
+            for path, pixels in zip(paths, (photo, target), strict=True):
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+            times = [
+                [seconds(*paths, *more) for more in (["--shape", ",".join(map(str, shape))], [])] for _ in range(4)
+            ]
+        given, found = np.median(times[1:], axis=0)  # of programs that are compiled
+        ratio = np.median([b / a for a, b in times[1:]])
+        print(f"| {name}, {shape[0]}x{shape[1]} | {given:.2f} | {found:.2f} | {ratio:.2f} |", flush=True)
+    return ()
+
+
 def _unit(stamp):
     return stamp / stamp.sum()
 
@@ -287,6 +325,7 @@ def _unit(stamp):
 def main():
     """Print the tables."""
     parts = {"zoo": zoo, "resamplers": resamplers, "filters": filters, "unrelated": unrelated, "psf": psf}
+    parts["command"] = command
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=[], choices=[*parts, []])
     parser.add_argument("--seed", type=int, default=0)

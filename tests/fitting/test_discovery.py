@@ -695,3 +695,51 @@ def test_many_taps_are_mixed_only_where_that_leaves_far_less():
         for shape, expected in (((3, 5), ("mixed",)), ((31, 33), at_many)):
             fields = {"shape": shape, "mode": "same"}
             assert channel_relation.channels_of(image, target, fields, Selection(), Execution())[0] in expected
+
+
+@pytest.mark.parametrize("levels", [1, 255])
+def test_integers_are_so_as_floating_point_numbers_too(levels):
+    """Errors of rounding are not white: supports are tested against more of them, whatever the type."""
+    image = photograph()
+    target = np.rint(scipy.ndimage.convolve(image, KERNEL)) / levels
+
+    def rounding(values):
+        return spans.Pair(image, values, Selection(), Execution()).rounding
+
+    assert rounding(target) == pytest.approx(1 / 6 / levels**2)
+    assert rounding(target.astype(np.float32)) == pytest.approx(1 / 6 / levels**2)
+    for other in (target + 0.3 / levels, 1e-30 * target, np.sqrt(2) * target, np.zeros((7, 9))):
+        assert rounding(other) < 1e-20
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8])
+def test_means_of_blocks_that_were_rounded(dtype):
+    image = scipy.ndimage.gaussian_filter(photograph(144, 210), 0.4)
+    for step in ((2, 2), (2, 3), (3, 2)):
+        target = image.reshape(144 // step[0], step[0], 210 // step[1], step[1]).mean(axis=(1, 3))
+        pair = [np.rint(part).astype(dtype) for part in (image, target)]
+        fit = kernelfit.find_kernel(*pair)
+        assert (fit.kernel.shape, fit.convention.stride) == (step, step)
+
+
+@pytest.mark.parametrize("weak", [0.0, 0.0004])
+def test_sides_go_at_once_only_if_all_of_them_are_empty(weak):
+    """Taps each of which hardly stands out are something together."""
+    image = photograph()
+    kernel = np.full((11, 13), weak) * np.where(np.add.outer(np.arange(11), np.arange(13)) % 2, 1, -1)
+    kernel[4:6, 5:8] = 1 / 6
+    target = scipy.ndimage.convolve(image, kernel) + np.random.default_rng(0).normal(0, 0.3, image.shape)
+    pair = spans.Pair(image, target, Selection(), Execution())
+    sums = pair.sums((-6, 7, -7, 8), (1, 1))
+    whole = pair.fit(sums.box, (1, 1), sums)
+    assert (whole.core(0), whole.core(2)) == ((-1, 1, -1, 2), (-4, 4, -4, 5))
+    assert [whole.allows(pair.fit(whole.core(margin), (1, 1), sums)) for margin in (0, 2)] == 2 * [weak == 0]
+
+
+def test_what_is_known_to_rounding_is_looked_at_no_wider(monkeypatch):
+    image, widest = photograph(240, 300), []
+    sums = spans.Pair.sums
+    monkeypatch.setattr(spans.Pair, "sums", lambda pair, *a: widest.append(spans.count_of(a[0])) or sums(pair, *a))
+    for target in (image.reshape(60, 4, 75, 4).mean(axis=(1, 3)), image[1::4, 2::4]):
+        assert kernelfit.find_kernel(image, target).kernel.size in (16, 1)
+    assert len(widest) == 2 and max(widest) <= spans.FEW_TAPS

@@ -121,13 +121,35 @@ def test_a_filter_without_a_kernel_ends_soon_and_is_said(filtered):
     assert any(one.verdict is Verdict.NONLINEAR for one in fit.findings)
 
 
+@pytest.mark.parametrize("filtered", [scipy.ndimage.maximum_filter, scipy.ndimage.minimum_filter])
+@pytest.mark.parametrize("side", [3, pytest.param(5, marks=pytest.mark.slow)])
+def test_maxima_are_known_by_a_few_taps(filtered, side, monkeypatch):
+    """Chance makes lags far off stand out, which are many taps."""
+    image, taps = np.asarray(camera()[:240, :300]), []
+    fit_of = spans.Pair.fit
+    monkeypatch.setattr(
+        spans.Pair, "fit", lambda pair, box, *a: taps.append(spans.count_of(box)) or fit_of(pair, box, *a)
+    )
+    fit = kernelfit.find_kernel(image, filtered(image, side))
+    assert max(taps) < 500 and fit.kernel.size <= 81
+    assert any("more taps leave hardly less" in words for words in fit.found)
+    assert any(one.verdict is Verdict.NONLINEAR for one in fit.findings)
+    assert all(one.verdict is not Verdict.NOISE_DOMINATES for one in fit.findings)
+
+
 def test_residuals_near_edges_are_told_from_noise():
     image = photograph()
-    pairs = [
-        spans.Pair(image, t, Selection(), Execution()) for t in (blurred(image), scipy.ndimage.median_filter(image, 7))
-    ]
+    rng, clean = np.random.default_rng(0), blurred(image, 0.0)
+    honest = [blurred(image), rng.poisson(clean), clean * rng.normal(1, 0.05, clean.shape)]
+    honest.append(scipy.ndimage.gaussian_filter(image, 6.0))  # of which the span has a part
+    filters = [scipy.ndimage.median_filter, scipy.ndimage.maximum_filter, scipy.ndimage.grey_opening]
+    pairs = [spans.Pair(image, t, Selection(), Execution()) for t in (*honest, *(made(image, 5) for made in filters))]
     at_edges = [strays.near_edges(pair, pair.fit((-4, 5, -5, 6), (1, 1))) for pair in pairs]
-    assert at_edges == [False, True]
+    assert at_edges == len(honest) * [False] + len(filters) * [True]
+    even = 100 + 50 * scipy.ndimage.gaussian_filter(rng.normal(size=image.shape), 1.5)  # as steep everywhere
+    for made, told in ((scipy.ndimage.maximum_filter(even, 3), True), (blurred(even), False)):
+        pair = spans.Pair(even, made, Selection(), Execution())
+        assert strays.near_edges(pair, pair.fit((-4, 5, -5, 6), (1, 1))) == told
 
 
 @pytest.mark.parametrize("text", [True, False])

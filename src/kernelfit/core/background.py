@@ -283,7 +283,8 @@ class Elimination:
 
     def reduced(self, stats: list[NormalEquations], products: Array) -> list[NormalEquations]:
         """Return the statistics of what is left of image and targets beside the surface."""
-        gram = stats[0].gram - self.half @ self.half.T
+        gram = self.half @ self.half.T
+        np.subtract(stats[0].gram, gram, out=gram)
         out = []
         for one, product in zip(stats, products @ self.root, strict=True):
             energy = one.target_energy - float(product @ product)

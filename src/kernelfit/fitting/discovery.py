@@ -17,7 +17,7 @@ from ..data.masking import unmasked
 from ..data.observation import as_planes
 from ..solvers.least_squares import residual_at
 from .found import MOST_STRIDE, Found, lying_otherwise, told, unrelated
-from .spans import FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, displaced, grown_by, moved, rim_of
+from .spans import EXACT, FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, displaced, grown_by, moved, rim_of
 from .strays import heavy, near_edges, share_around, without_strays
 
 #: Emptier sides than at this probability go, and of signals, whose sides are single taps.
@@ -37,8 +37,6 @@ _RIM = 3
 _LOOKS, _MOST_MENDED, _FIRST_SIDE, _SETTLED, _AGAIN = 2, 10, 11, 0.01, 0.1
 #: More taps than many have to leave such a part of the variance, if most of it is at edges; and such a part anywhere.
 _GAIN, _NO_GAIN = 0.9, 0.99
-#: A share of the target that is rounding alone.
-_EXACT = 1e-12
 #: With less of the target explained than this, each half of the pair has to predict the other, as well as so far.
 _DOUBTFUL, _PREDICTS = 0.9, 0.3
 #: With more than this explained a stride is beyond doubt; halves so many pixels apart are not of one stride, and those
@@ -166,7 +164,7 @@ def _settled(pair: Pair, stride: Shape | None, enough: float, edges: tuple[str |
     if lie is not None and (best is None or (best.explained <= _DOUBTFUL and not lie.like(best.stride))):
         raise UnrelatedError(lying_otherwise(lie, pair.image.shape, pair.target.shape))
     related = best is not None and _related(pair, best)
-    if best is None or not related or (best.cramped and best.left > _EXACT) or best.left > _MUCH:
+    if best is None or not related or (best.cramped and best.left > EXACT) or best.left > _MUCH:
         known = best if related else None
         extended = _extended(pair, (1, 1) if known is None else known.stride, known, enough, edges)
         doubtful = not related and best is not None and not best.cramped
@@ -283,22 +281,30 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
         box, _ = first_box(response, shape, target.shape, [n // (2 * s) for n, s in zip(most, stride, strict=True)])
     least = 9 if min(image.shape) > 1 else _ALONG
     wide = _wider(box, stride, least)
+    row, col = peak_lag(response, shape, target.shape)
+    peak = _wider((row, row + 1, col, col + 1), stride, least)
     first: Box | None = wide
     if pair.boundary is not None and image.shape == target.shape:  # so small that no place stands out
         first = pair.within((-(least // 2), least // 2 + 1) * 2, stride)
     elif not pair.fits(wide, stride):  # what stands out may be chance, but for the largest
-        row, col = peak_lag(response, shape, target.shape)
-        first = pair.within(_wider((row, row + 1, col, col + 1), stride, least), stride)
+        first = pair.within(peak, stride)
     if first is None:
         return None
-    sums = pair.sums(pair.roomy(first, stride), stride)
-    box, short, cramped, passes = first, False, first != wide, 1
-    if count_of(first) > _LARGE:  # of what is open already in a part of it, all would take long to find
-        part = _half(first)
-        box = first if pair.fit(part, stride, sums).solution.full else part
+    # of what is open already in a part of it, or known, all would take long to find
+    large = count_of(first) > (_LARGE if stride == (1, 1) else FEW_TAPS)
+    box, short, cramped, passes = _half(first) if large else first, False, first != wide, 1
+    sums = pair.sums(pair.roomy(box, stride), stride)
     found, seen = pair.fit(box, stride, sums), {box}
     endless, before = False, math.inf
-    for _ in range(1, _FITS):
+    if box != first and found.solution.full and (not found.exact or found.wanted()):
+        few = sums.part(peak)  # if these do as well, and noise it is not, no number of taps will do
+        part = found if few is None else pair.fit(few, stride, sums)
+        endless = part is not found and found.variance > _GAIN * part.variance and near_edges(pair, found)
+        box = part.box if endless else first
+        if not sums.hold(box):
+            sums = pair.sums(pair.roomy(box, stride), stride)
+        found, seen = part if endless else pair.fit(box, stride, sums), {box}
+    for _ in range(1, 1 if endless else _FITS):
         wanted = found.wanted()
         known = found.solution.full and 1 - found.explained >= enough  # else more taps tell nothing
         if not wanted or not known:
@@ -307,7 +313,7 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
         if not pair.fits(grown, stride):
             grown = _as_far(pair, found, wanted)
             cramped = True
-            short = grown == box and 1 - found.explained > _EXACT and count_of(box) < MOST_TAPS // 2
+            short = grown == box and 1 - found.explained > EXACT and count_of(box) < MOST_TAPS // 2
         if grown in seen or (
             count_of(grown) > _MANY_TAPS and found.explained < _DOUBTFUL and not _related(pair, found)
         ):
@@ -323,6 +329,9 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
         seen.add(grown)
         before = found.variance
         box, found = grown, pair.fit(grown, stride, sums)
+    for margin in (2, 0):  # most sides go at once
+        if (core := found.core(margin)) is not None and found.allows(inner := pair.fit(core, stride, sums)):
+            found = inner
     found.rectangle.shrink(_GOES if min(image.shape) > 1 else _GOES_ALONG)
     most = pair.most if pair.most != Pair.most else None
     return dataclasses.replace(found, short=short, cramped=cramped, endless=endless, period=most)

@@ -89,7 +89,7 @@ def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = (), strays: float
             f"boundary={pair.boundary!r} is assumed, since too few pixels are independent of the edges to tell the "
             f"kernel without one{doubt}"
         )
-    value, error = found.constant()
+    value, error = found.constant, found.constant_error
     scale = math.sqrt(max(found.stats.target_energy, 0.0) / found.stats.n_pixels)
     if abs(value) > max(_CLEAR * error, _ROUNDING * scale):
         fields["background"] = 0

@@ -39,6 +39,13 @@ FEW_TAPS = 200
 _DEEP, _COPIED, _MOST, _FAR = 12, 3, 0.9, 2.5
 #: Half the width of a band in which a displacement is looked for.
 _BAND = 12
+#: What is left of a target of which rounding alone is left.
+EXACT = 1e-12
+#: Taps of so many errors stand out; a span much smaller than another has such a part of its taps, and those beyond are
+#: empty with more than this probability; so many units of the last place of the target's energy are rounding.
+_STANDS_OUT, _MUCH_LESS, _EMPTY, _ROUNDED = 5.0, 0.6, 0.05, 4.0
+#: Levels between zero and one of numbers that were integers, and by how much those are off that are.
+_LEVELS, _WHOLE = (1, 255, 65535), 0.01
 #: Chance, among all the places looked at, at which a fit is one.
 _CHANCE = 1e-4
 
@@ -80,6 +87,11 @@ class SpanFit:
     def variance(self) -> float:
         """Variance of the noise of a pixel."""
         return self.rss / self.df_resid if self.df_resid > 0 else math.inf
+
+    @property
+    def exact(self) -> bool:
+        """Whether rounding alone is left, so that there is no more to explain."""
+        return self.solution.rss < self.rss or self.left < EXACT
 
     @property
     def df_resid(self) -> int:
@@ -130,12 +142,40 @@ class SpanFit:
         ratio = (self.stats.target_energy / self.solution.rss - 1) * (n - m) / m if self.solution.rss > 0 else math.inf
         return places * float(scipy.special.fdtrc(m, n - m, ratio)) > _CHANCE
 
-    def constant(self) -> tuple[float, float]:
-        """Return the constant beside the kernel and its standard error."""
+    @property
+    def constant(self) -> float:
+        """The constant beside the kernel."""
         (elimination,) = eliminations_of(self.stats)
-        value = elimination.coefficients_at(self.solution.taps[None])[0, 0]
-        error = elimination.stderr(self.solution.noise_std, self.solution.noise_std * self.solution.inverse)[0]
-        return float(value), float(error)
+        return float(elimination.coefficients_at(self.solution.taps[None])[0, 0])
+
+    @property
+    def constant_error(self) -> float:
+        """Its standard error."""
+        (elimination,) = eliminations_of(self.stats)
+        return float(elimination.stderr(self.solution.noise_std, self.solution.noise_std * self.solution.inverse)[0])
+
+    def core(self, margin: int) -> Box | None:
+        """Return the span of the taps that stand out, with a margin or none on each side, if it is much smaller."""
+        shape = self.stats.supports[0]
+        error = np.sqrt(self.variance * self.solution.spread).reshape(shape)
+        clear = np.abs(self.solution.taps.reshape(shape)) > _STANDS_OUT * error
+        if not clear.any() or not self.solution.full:
+            return None
+        sides: list[int] = []
+        for axis in (0, 1):
+            at = np.flatnonzero(clear.any(axis=1 - axis))
+            more = margin + (int(at[-1] - at[0]) + 1) // 2 if margin else 0
+            low, high = self.box[2 * axis : 2 * axis + 2]
+            sides += [max(low, low + int(at[0]) - more), min(high, low + int(at[-1]) + 1 + more)]
+        box = sides[0], sides[1], sides[2], sides[3]
+        return box if count_of(box) < _MUCH_LESS * count_of(self.box) else None
+
+    def allows(self, inner: "SpanFit") -> bool:
+        """Return whether the taps that a span within lacks may all be zero."""
+        count = self.stats.n_taps - inner.stats.n_taps
+        excess = inner.solution.rss - self.solution.rss - _ROUNDED * EPS * self.stats.target_energy
+        ratio = max(excess, 0.0) / (count * self.variance)
+        return float(scipy.special.fdtrc(count, self.df_resid, ratio)) > _EMPTY
 
     def centroid(self) -> npt.NDArray[np.float64]:
         """Return the lag in the middle of the kernel's largest taps."""
@@ -156,6 +196,11 @@ class Sums:
         """Return whether a span lies within."""
         mine = self.box
         return mine[0] <= box[0] and box[1] <= mine[1] and mine[2] <= box[2] and box[3] <= mine[3]
+
+    def part(self, box: Box) -> Box | None:
+        """Return what of a span lies within."""
+        rows, cols = ((max(self.box[i], box[i]), min(self.box[i + 1], box[i + 1])) for i in (0, 2))
+        return (*rows, *cols) if rows[0] < rows[1] and cols[0] < cols[1] else None
 
     def of(self, box: Box) -> NormalEquations:
         """Return the equations of a span within."""
@@ -200,7 +245,7 @@ class Pair:
     def roomy(self, box: Box, stride: Shape) -> Box:
         """Return a span that is wider where that costs few pixels, of sides for which transforms are planned once."""
         wide = box
-        for axis in (0, 1):
+        for axis in (0, 1) if stride == (1, 1) else ():  # with a stride spans grow further than that
             side = box[2 * axis + 1] - box[2 * axis]
             more = -(-(side + 2 * max(_LEAST_MORE, side // 8) - 1) // _GRID) * _GRID + 1 - side
             grown = grown_by(wide, {2 * axis: more // 2, 2 * axis + 1: more - more // 2})
@@ -235,8 +280,13 @@ class Pair:
         if self.rounded:
             return self.rounded
         step = max(1, self.target.shape[0] // 64)
-        size = float(np.nanmax(np.abs(np.asarray(self.target[::step], dtype=np.float64)), initial=0.0))
-        return (float(np.finfo(dtype).eps) * size) ** 2 / 6 if np.isfinite(size) else 0.0
+        some = np.asarray(self.target[::step], dtype=np.float64)
+        some = some[np.isfinite(some)]
+        size = float(np.abs(some).max(initial=0.0))
+        for levels in _LEVELS:  # integers that were made floating-point numbers
+            if size * levels >= 1 and np.all(np.abs(some * levels - np.rint(some * levels)) < _WHOLE):
+                return 1 / 6 / levels**2
+        return (float(np.finfo(dtype).eps) * size) ** 2 / 6
 
     def seen(self) -> tuple[Any, Any]:
         """Return both arrays with NaN where a pixel does not count."""
@@ -324,7 +374,7 @@ def rim_of(pair: Pair, found: SpanFit) -> Box:
     Filters copy or blank pixels whose surroundings are not whole, as many as the sides of their kernels say, zeros
     among them.
     """
-    rim, span, constant = [0, 0, 0, 0], found.span, found.constant()[0]
+    rim, span, constant = [0, 0, 0, 0], found.span, found.constant
     dtype = np.dtype(pair.target.dtype)
     ends = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else None
     for axis, last in itertools.product((0, 1), (False, True)):
@@ -338,21 +388,25 @@ def rim_of(pair: Pair, found: SpanFit) -> Box:
         cols = max(0, side[1] - 1), min(across, width + side[0])
         if first >= rows or cols[1] - cols[0] < 3 or (n, width) != (m, across) or not rows <= rows - start <= n:
             continue
-        part = ((m - rows, m - first) if last else (first, rows), cols)
-        seen, made = both(pair, found, part[::-1] if axis else part)
-        made += constant
-        off = np.moveaxis(np.abs(seen - (np.clip(made, *ends) if ends else made)), axis, 0)[:: -1 if last else 1]
-        least = max(_FAR * math.sqrt(found.variance), 1e-9 * float(np.nanmax(np.abs(made))))
         band = slice(m - rows, m) if last else slice(rows)
         image, target = (
             np.moveaxis(np.asarray(array[:, band] if axis else array[band]), axis, 0)[:: -1 if last else 1]
             for array in pair.seen()
         )
+        odd = [
+            bool(np.ptp(row) == 0 or (at < _COPIED and np.mean(row == image[at]) > 1 - _MOST))
+            for at, row in enumerate(target[first:], first)
+        ]
+        if not odd[0]:
+            continue
+        part = ((m - rows, m - first) if last else (first, rows), cols)
+        seen, made = both(pair, found, part[::-1] if axis else part)
+        made += constant
+        off = np.moveaxis(np.abs(seen - (np.clip(made, *ends) if ends else made)), axis, 0)[:: -1 if last else 1]
+        least = max(_FAR * math.sqrt(found.variance), 1e-9 * float(np.nanmax(np.abs(made))))
         bad = [
-            np.isfinite(row).any()
-            and np.nanquantile(row, _MOST) > least
-            and (np.ptp(target[at]) == 0 or (at < _COPIED and np.mean(target[at] == image[at]) > 1 - _MOST))
-            for at, row in enumerate(off, first)
+            one and bool(np.isfinite(row).any() and np.nanquantile(row, _MOST) > least)
+            for one, row in zip(odd, off, strict=True)
         ]
         rim[2 * axis + (0 if last else 1)] = bad.index(False) if False in bad else len(bad)
     return rim[0], rim[1], rim[2], rim[3]

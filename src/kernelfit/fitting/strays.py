@@ -18,25 +18,36 @@ _BAND, _BANDS = 8, 4
 _HEAVY, _FAR, _MOST = 2.0, 8.0, 0.2
 #: The usual residual is such a part of the mean square at least: where much of a picture is flat its median is nothing.
 _OF_ALL = 0.1
-#: A residual so many times as large at the steepest eighth of all places as at the flatter half is no noise.
-_STEEP = 3.0
+#: A residual so many times as large at the steepest eighth of all places as at the flatter half is no noise, nor one of
+#: whose variance such a share follows the slope.
+_STEEP, _FOLLOWS = 3.0, 0.1
 #: Classes of brightness and slope, of so many pixels at least; pixels up to which all are looked at.
 _CLASSES, _LEAST, _LARGE = 32, 64, 2**24
 
 
 def heavy(pair: Pair, found: SpanFit) -> bool:
     """Return whether most of the residual's squares are those of a few pixels, which can be replaced."""
-    if math.prod(pair.target.shape) > _LARGE or unmasked(pair.target)[1] is not None or pair.boundary is not None:
+    if (
+        found.exact
+        or math.prod(pair.target.shape) > _LARGE
+        or unmasked(pair.target)[1] is not None
+        or pair.boundary is not None
+    ):
         return False
     return found.variance > _HEAVY * max(robust_std(_bands(pair, found)[0]) ** 2, _floor(pair, found))
 
 
 def near_edges(pair: Pair, found: SpanFit) -> bool:
-    """Return whether the residual is much larger where what the kernel makes is steep, which noise is not.
+    """Return whether the residual is much larger where what the kernel makes is steep, or follows how steep it is.
+
+    Noise does neither, and what a larger kernel would add is as often positive as negative there.
 
     Errors of rounding half way may be so: they tell nothing.
     """
     values, slope = _bands(pair, found)
+    spread = float(values.std() * slope.std())
+    if spread and np.mean((values - values.mean()) * (slope - slope.mean())) ** 2 > _FOLLOWS * spread**2:
+        return True
     steep, even = (values[part] for part in (slope > np.quantile(slope, 0.875), slope < np.median(slope)))
     return robust_std(steep) > _STEEP * max(robust_std(even), math.sqrt(_floor(pair, found)))
 
@@ -45,7 +56,8 @@ def _bands(pair: Pair, found: SpanFit) -> tuple[npt.NDArray[np.float64], npt.NDA
     """Return the residual in some bands of rows, and the slope of what the kernel makes there."""
     found, parts = dataclasses.replace(found, whole=True), []
     low, high = found.ends(pair)[0]
-    for start in np.linspace(low, max(low, high - _BAND), _BANDS).astype(int):
+    step = max(0, high - low - _BAND) / _BANDS  # the outermost may be a frame, and replaced
+    for start in low + (step * (np.arange(_BANDS) + 0.5)).astype(int):
         residual, made = _residual(pair, found, (int(start), min(high, int(start) + _BAND)))
         parts.append((residual.ravel(), _slope(made).ravel()))
     values, slope = (np.concatenate(both) for both in zip(*parts, strict=True))
@@ -106,7 +118,7 @@ def _floor(pair: Pair, found: SpanFit) -> float:
 def _residual(pair: Pair, found: SpanFit, rows: tuple[int, int]) -> tuple[npt.NDArray[np.float64], ...]:
     """Return the residual of the whole fit in some rows, and what the kernel makes there."""
     seen, made = both(pair, found, (rows, found.ends(pair)[1]))
-    made += found.constant()[0]
+    made += found.constant
     return seen - made, made
 
 
