@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.special
 
-from ..analysis.place import Box, first_box, looks_at, other_lie, peak_lag, period, standing_out
+from ..analysis.place import Box, Lie, Look, first_box, looks_at, other_lie, peak_lag, period, standing_out
 from ..core.findings import PREPARE
 from ..core.geometry import BOUNDARIES, Shape
 from ..core.model import Execution, Selection
@@ -144,12 +144,16 @@ def _settled(pair: Pair, stride: Shape | None, enough: float, edges: tuple[str |
     """Look for the fit that leaves least of a pair, with a boundary where it needs one."""
     fits: list[SpanFit] = []
     whole: SpanFit | None = None
-    lie = other_lie(*pair.seen(), pair.execution.threads)
-    if lie is not None and not lie.smaller:
-        raise UnrelatedError(lying_otherwise(lie, pair.image.shape, pair.target.shape))
+    threads, plain = pair.execution.threads, True
+    lie: Lie | None = None
     for steps, clear in [(stride, _DOUBTFUL)] if stride is not None else _strides(pair, fits):
         middle = _middle(pair, steps)
-        found = _search(middle, steps, enough)
+        looks = looks_at(*middle.seen(), steps, threads, means=True, phases=False)
+        if plain and looks[0].height < _PLAIN_TO_SEE:
+            plain, lie = False, other_lie(*pair.seen(), threads)
+            if lie is not None and not lie.smaller:
+                break
+        found = _search(middle, steps, enough, looks)
         small = math.prod(pair.image.shape) <= _WHOLE_AT_LAST
         if middle is not pair and small and (found is None or found.explained <= _DOUBTFUL):  # which may lie far off
             found = max(
@@ -161,7 +165,10 @@ def _settled(pair: Pair, stride: Shape | None, enough: float, edges: tuple[str |
                 whole = found
                 break
     best = min(fits, key=lambda one: one.left, default=None)
-    if lie is not None and (best is None or (best.explained <= _DOUBTFUL and not lie.like(best.stride))):
+    if plain and (best is None or best.explained <= _DOUBTFUL):
+        lie = other_lie(*pair.seen(), threads)
+    doubtful = best is None or (best.explained <= _DOUBTFUL and lie is not None and not lie.like(best.stride))
+    if lie is not None and (doubtful or not lie.smaller):
         raise UnrelatedError(lying_otherwise(lie, pair.image.shape, pair.target.shape))
     related = best is not None and _related(pair, best)
     if best is None or not related or (best.cramped and best.left > EXACT) or best.left > _MUCH:
@@ -268,11 +275,11 @@ def _strides(pair: Pair, fits: list[SpanFit]) -> Iterator[tuple[Shape, float]]:
                 yield steps, _SURE
 
 
-def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
+def _search(pair: Pair, stride: Shape, enough: float, looks: list[Look] | None = None) -> SpanFit | None:
     """Return the fit of the span that the kernel takes, None if there is nothing to see of it."""
     image, target = pair.seen()
     threads = pair.execution.threads
-    looks = looks_at(image, target, stride, threads, means=True, phases=False)
+    looks = looks or looks_at(image, target, stride, threads, means=True, phases=False)
     if looks[0].height < _PLAIN_TO_SEE:  # what was not blurred before shows in single pixels only
         looks += looks_at(image, target, stride, threads, means=False, phases=True)
     box, _, response, shape = max(looks, key=lambda look: look.height)
@@ -292,18 +299,18 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
         return None
     # of what is open already in a part of it, or known, all would take long to find
     large = count_of(first) > (_LARGE if stride == (1, 1) else FEW_TAPS)
-    box, short, cramped, passes = _half(first) if large else first, False, first != wide, 1
+    box, short, cramped, passes = _half(first, (row, col), stride) if large else first, False, first != wide, 1
     sums = pair.sums(pair.roomy(box, stride), stride)
     found, seen = pair.fit(box, stride, sums), {box}
     endless, before = False, math.inf
     if box != first and found.solution.full and (not found.exact or found.wanted()):
-        few = sums.part(peak)  # if these do as well, and noise it is not, no number of taps will do
-        part = found if few is None else pair.fit(few, stride, sums)
-        endless = part is not found and found.variance > _GAIN * part.variance and near_edges(pair, found)
-        box = part.box if endless else first
+        part = pair.fit(peak, stride, sums) if sums.hold(peak) else None
+        if part is not None and found.variance > _GAIN * part.variance:
+            endless = near_edges(pair, found)  # few do as well, and noise it is not: no number of taps will do
+        box = peak if endless else first
         if not sums.hold(box):
             sums = pair.sums(pair.roomy(box, stride), stride)
-        found, seen = part if endless else pair.fit(box, stride, sums), {box}
+        found, seen = pair.fit(box, stride, sums), {box}
     for _ in range(1, 1 if endless else _FITS):
         wanted = found.wanted()
         known = found.solution.full and 1 - found.explained >= enough  # else more taps tell nothing
@@ -337,10 +344,15 @@ def _search(pair: Pair, stride: Shape, enough: float) -> SpanFit | None:
     return dataclasses.replace(found, short=short, cramped=cramped, endless=endless, period=most)
 
 
-def _half(box: Box) -> Box:
-    """Return the middle of a span, half as long along each axis."""
-    by = [(box[2 * axis + 1] - box[2 * axis]) // 4 for axis in (0, 1)]
-    return box[0] + by[0], box[1] - by[0], box[2] + by[1], box[3] - by[1]
+def _half(box: Box, lag: Shape, stride: Shape) -> Box:
+    """Return a part of a span about a lag of blocks, half as long along each axis."""
+    sides: list[int] = []
+    for axis in (0, 1):
+        low, high = box[2 * axis : 2 * axis + 2]
+        side = high - low - 2 * ((high - low) // 4)
+        start = min(max(low, stride[axis] * lag[axis] - (stride[axis] - 1) // 2 - side // 2), high - side)
+        sides += [start, start + side]
+    return sides[0], sides[1], sides[2], sides[3]
 
 
 def _as_far(pair: Pair, found: SpanFit, wanted: Mapping[int, int]) -> Box:

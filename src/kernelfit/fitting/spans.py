@@ -197,11 +197,6 @@ class Sums:
         mine = self.box
         return mine[0] <= box[0] and box[1] <= mine[1] and mine[2] <= box[2] and box[3] <= mine[3]
 
-    def part(self, box: Box) -> Box | None:
-        """Return what of a span lies within."""
-        rows, cols = ((max(self.box[i], box[i]), min(self.box[i + 1], box[i + 1])) for i in (0, 2))
-        return (*rows, *cols) if rows[0] < rows[1] and cols[0] < cols[1] else None
-
     def of(self, box: Box) -> NormalEquations:
         """Return the equations of a span within."""
         shape, corner = (box[1] - box[0], box[3] - box[2]), (box[0] - self.box[0], box[2] - self.box[2])
