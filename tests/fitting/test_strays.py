@@ -137,6 +137,17 @@ def test_maxima_are_known_by_a_few_taps(filtered, side, monkeypatch):
     assert all(one.verdict is not Verdict.NOISE_DOMINATES for one in fit.findings)
 
 
+def test_what_a_part_of_a_span_lacks_is_no_sign_of_a_filter_without_a_kernel():
+    """Ghosts far off leave as much at edges, but as often above as below."""
+    image = np.asarray(camera()[:240, :300], dtype=float)
+    small = image.reshape(120, 2, 150, 2).mean(axis=(1, 3))
+    kernel = np.zeros((25, 31))
+    kernel[10:15, 13:18], kernel[0, 0], kernel[-1, -1] = 0.85 / 25, 0.1, 0.05
+    for pair in ((image, small), (image, scipy.ndimage.convolve(image, kernel))):
+        fit = kernelfit.find_kernel(*pair)
+        assert fit.verdict.ok and fit.r_squared > 1 - 1e-10
+
+
 def test_residuals_near_edges_are_told_from_noise():
     image = photograph()
     rng, clean = np.random.default_rng(0), blurred(image, 0.0)

@@ -18,7 +18,7 @@ from ..data.observation import as_planes
 from ..solvers.least_squares import residual_at
 from .found import MOST_STRIDE, Found, lying_otherwise, told, unrelated
 from .spans import EXACT, FEW_TAPS, MOST_TAPS, Pair, SpanFit, count_of, displaced, grown_by, moved, rim_of
-from .strays import heavy, near_edges, share_around, without_strays
+from .strays import follows_slope, heavy, near_edges, share_around, without_strays
 
 #: Emptier sides than at this probability go, and of signals, whose sides are single taps.
 _GOES, _GOES_ALONG = 1e-2, 1e-3
@@ -306,7 +306,7 @@ def _search(pair: Pair, stride: Shape, enough: float, looks: list[Look] | None =
     if box != first and found.solution.full and (not found.exact or found.wanted()):
         part = pair.fit(peak, stride, sums) if sums.hold(peak) else None
         if part is not None and found.variance > _GAIN * part.variance:
-            endless = near_edges(pair, found)  # few do as well, and noise it is not: no number of taps will do
+            endless = follows_slope(pair, found)  # few do as well, and noise it is not: no number of taps will do
         box = peak if endless else first
         if not sums.hold(box):
             sums = pair.sums(pair.roomy(box, stride), stride)

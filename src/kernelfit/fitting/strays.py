@@ -37,19 +37,25 @@ def heavy(pair: Pair, found: SpanFit) -> bool:
     return found.variance > _HEAVY * max(robust_std(_bands(pair, found)[0]) ** 2, _floor(pair, found))
 
 
-def near_edges(pair: Pair, found: SpanFit) -> bool:
-    """Return whether the residual is much larger where what the kernel makes is steep, or follows how steep it is.
+def follows_slope(pair: Pair, found: SpanFit) -> bool:
+    """Return whether the residual follows how steep is what the kernel makes, as of a maximum.
 
-    Noise does neither, and what a larger kernel would add is as often positive as negative there.
+    Noise does not, and what a larger kernel would add is as often positive as negative there.
+    """
+    values, slope = _bands(pair, found)
+    spread = float(values.std() * slope.std())
+    return bool(np.mean((values - values.mean()) * (slope - slope.mean())) ** 2 > _FOLLOWS * spread**2)
+
+
+def near_edges(pair: Pair, found: SpanFit) -> bool:
+    """Return whether the residual is much larger where what the kernel makes is steep, or follows that; noise is not.
 
     Errors of rounding half way may be so: they tell nothing.
     """
     values, slope = _bands(pair, found)
-    spread = float(values.std() * slope.std())
-    if spread and np.mean((values - values.mean()) * (slope - slope.mean())) ** 2 > _FOLLOWS * spread**2:
-        return True
     steep, even = (values[part] for part in (slope > np.quantile(slope, 0.875), slope < np.median(slope)))
-    return robust_std(steep) > _STEEP * max(robust_std(even), math.sqrt(_floor(pair, found)))
+    larger = robust_std(steep) > _STEEP * max(robust_std(even), math.sqrt(_floor(pair, found)))
+    return larger or follows_slope(pair, found)
 
 
 def _bands(pair: Pair, found: SpanFit) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
