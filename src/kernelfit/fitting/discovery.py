@@ -106,7 +106,7 @@ def discover(
         whole = pair if around is None else Pair(*around, pair.execution, rounded=pair.rounded)
         rim = rim_of(whole, best)
         if not strays and (around is not None or _middle(pair, best.stride) is not pair):
-            strays = share_around(whole, best)
+            strays = share_around(whole, dataclasses.replace(best, rim=rim))
         if strays or max(rim) > _RIM:
             strays = strays or (rim[0] + rim[1]) / pair.target.shape[0] + (rim[2] + rim[3]) / pair.target.shape[1]
         else:

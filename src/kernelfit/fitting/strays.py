@@ -99,8 +99,9 @@ def share_around(pair: Pair, found: SpanFit) -> float:
     """Return the share of strays in a pair whose middle was fitted, if most of the residual's squares are theirs."""
     if math.prod(pair.target.shape) > _LARGE or unmasked(pair.target)[1] is not None:
         return 0.0
-    found = dataclasses.replace(found, whole=True)
     residual, made = _residual(pair, found, found.ends(pair)[0])
+    if pair.target.dtype.kind in "iu":  # what is cut off at the ends is none of them
+        residual += made - np.clip(made, np.iinfo(pair.target.dtype).min, np.iinfo(pair.target.dtype).max)
     off, squares = _off(pair, found, residual, made), residual**2
     known = np.isfinite(squares)
     share = float(off.mean())
