@@ -542,6 +542,7 @@ def test_a_target_most_of_which_is_cut_off_is_not_solved(dtype, weights):
     given = None if weights is None else 0.5 + rng.random(target.shape)
     fit = find_kernel(image, target, (3, 4), weights=given)
     assert Verdict.NONLINEAR in {f.verdict for f in fit.findings} and not fit.verdict.ok
+    assert any("where they seem to be cut off" in f.detail for f in fit.findings)
     if given is None:
         streamed = accumulate_stream([(image, target)], (3, 4), block=20).solve()
         assert Verdict.NONLINEAR in {f.verdict for f in streamed.findings} and not streamed.verdict.ok
