@@ -184,7 +184,7 @@ ROOMS = {
         ("data/masking.py", "max(0.05 * plan.n_pixels", "max(0.95 * plan.n_pixels", "saturated_pixels_are"),
         ("data/masking.py", "any_in_window(block != 0, (n_y, n_x))", "any_in_window(block != 0, (n_y, 1))",
          "statistics_equal_the"),
-        ("fitting/pipeline.py", "_CLIPPED = 3.0", "_CLIPPED = 3000.0", "most_of_which_is_cut"),
+        ("fitting/pipeline.py", "_CLIPPED = 3.0", "_CLIPPED = 3000.0", "more_than_rounding_is_what"),
         ("fitting/pipeline.py", "not (alone or estimate", "not (estimate", "white_everywhere"),
         ("fitting/context.py", "_CUT_OFF = 0.95", "_CUT_OFF = 95.0", "most_of_which_is_cut"),
         ("diagnostics/quantization.py", "near > _BESIDE * counted", "near > counted", "noise_decides"),

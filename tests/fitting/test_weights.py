@@ -1114,3 +1114,18 @@ def test_a_sample_of_some_patches_stands_for_all_of_them():
     sample, whole = sampling.draw([judged.item], 600), weighted.statistics([judged.item], "direct", 1, "patches").gram
     assert 300 < len(sample.values) < 1200 and sample.share < 0.1
     assert 0.85 < np.trace(sample.gram) / np.trace(whole) < 1.15
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_more_than_rounding_is_what_was_cut_off_of_a_sparse_image_too(dtype):
+    """Where the image stands at the ends of its type as well, zeros alone tell nothing."""
+    rng = np.random.default_rng(6)
+    image = np.where(rng.random((43, 57)) < 0.04, rng.integers(20, 255, (43, 57)), 0).astype(dtype)
+    kernel = np.full((3, 4), -0.4)
+    kernel[1, 2] = 0.9
+    target = np.clip(np.rint(apply_kernel(image.astype(float), kernel, boundary="symm")), 0, 255).astype(dtype)
+    assert np.mean(target == 0) > 0.95
+    fit = find_kernel(image, target, (3, 4))
+    assert any("where they seem to be cut off" in f.detail for f in fit.findings) and not fit.verdict.ok
+    plain = np.rint(apply_kernel(image.astype(float), np.abs(kernel) / 9, boundary="symm")).astype(dtype)
+    assert not any("cut off" in f.detail for f in find_kernel(image, plain, (3, 4)).findings)
