@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.signal
-import skimage.data
 
 import kernelfit
 from helpers import assert_close, camera
@@ -16,6 +15,10 @@ from kernelfit.core.model import Execution, Selection
 from kernelfit.fitting import channel_relation, spans
 
 KERNEL = np.outer([1, 2, 4, 1.0], [1, 3, 4, 2, 1, 0.5, 0.2]) / 94.0  # 4 x 7: even, off the middle
+
+
+def picture_of(name):
+    return getattr(pytest.importorskip("skimage.data"), name)()
 
 
 def photograph(rows=150, cols=190):
@@ -255,7 +258,7 @@ def test_a_constant_is_kept_if_it_is_one():
 def test_unrelated_pairs_are_refused():
     rng = np.random.default_rng(3)
     image = photograph()
-    for target in (rng.normal(size=(150, 190)), skimage.data.brick()[:190, :150] * 1.0, rng.random((90, 200))):
+    for target in (rng.normal(size=(150, 190)), picture_of("brick")[:190, :150] * 1.0, rng.random((90, 200))):
         with pytest.raises(ValueError, match="no kernel relates"):
             kernelfit.find_kernel(image, target)
     mask = np.zeros((60, 71), bool)
@@ -641,7 +644,7 @@ def laid_otherwise(array, how):
     ],
 )
 def test_how_a_target_was_turned_is_said_and_undone_by_what_the_error_gives(how):
-    picture = skimage.data.camera()[60:300, 100:440].astype(float)
+    picture = camera()[60:300, 100:440].astype(float)
     kernel = np.outer(scipy.signal.windows.gaussian(7, 1.2), scipy.signal.windows.gaussian(5, 0.9))
     blurred = scipy.signal.convolve2d(picture, kernel / kernel.sum(), mode="same", boundary="symm")
     target = laid_otherwise(blurred, how) + np.random.default_rng(3).normal(0, 2.0, laid_otherwise(blurred, how).shape)
@@ -659,7 +662,7 @@ def test_how_a_target_was_turned_is_said_and_undone_by_what_the_error_gives(how)
 
 @pytest.mark.parametrize(("rows", "cols"), [(0.667, 0.667), (1.5, 1.5), (2.0, 2.0), (0.4, 0.4), (0.8, 0.6)])
 def test_a_target_scaled_by_a_ratio_that_is_no_stride_is_refused_with_the_ratio(rows, cols):
-    picture = skimage.data.coffee()[40:280, 90:420].mean(axis=2)
+    picture = picture_of("coffee")[40:280, 90:420].mean(axis=2)
     target = scipy.ndimage.zoom(
         scipy.ndimage.gaussian_filter(picture, 1.5), (rows, cols), order=3, grid_mode=True, mode="nearest"
     )
@@ -673,7 +676,7 @@ def test_a_target_scaled_by_a_ratio_that_is_no_stride_is_refused_with_the_ratio(
 def test_noise_does_not_turn_what_lies_as_it_should():
     """Nor does a stride, a part of the scene, or a picture that is its own mirror image."""
     rng = np.random.default_rng(8)
-    picture = skimage.data.camera()[100:400, 60:420].astype(float)
+    picture = camera()[100:400, 60:420].astype(float)
     blurred = scipy.ndimage.gaussian_filter(picture, (2.0, 1.5))
     noisy = blurred + rng.normal(0, 60.0, blurred.shape)
     assert kernelfit.find_kernel(picture, noisy).convention.mode == "same"
