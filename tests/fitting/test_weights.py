@@ -582,6 +582,7 @@ def test_where_noise_decides_what_is_cut_off_a_fit_is_not_solved(seed, errors):
     target = np.clip(np.rint(made - 2 + 1.5 * rng.normal(size=made.shape)), 0, 255).astype("u1")
     fit = find_kernel(image, target, (3, 4), background=0, errors=errors)
     assert Verdict.NONLINEAR in {f.verdict for f in fit.findings} and not fit.verdict.ok
+    assert any("count by what noise made of them" in f.detail for f in fit.findings)
     assert off(fit) > 5
     well = find_kernel(image, target, (3, 4), background=0, errors=errors, mask=(made < 10) | (made > 248))
     assert well.verdict is Verdict.SOLVED and off(well) < 3
