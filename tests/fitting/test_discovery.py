@@ -12,7 +12,7 @@ from helpers import assert_close, camera
 from kernelfit.analysis import place
 from kernelfit.api import discover
 from kernelfit.core.model import Execution, Selection
-from kernelfit.fitting import channel_relation, spans
+from kernelfit.fitting import channel_relation, discovery, spans
 
 KERNEL = np.outer([1, 2, 4, 1.0], [1, 3, 4, 2, 1, 0.5, 0.2]) / 94.0  # 4 x 7: even, off the middle
 
@@ -746,3 +746,21 @@ def test_what_is_known_to_rounding_is_looked_at_no_wider(monkeypatch):
     for target in (image.reshape(60, 4, 75, 4).mean(axis=(1, 3)), image[1::4, 2::4]):
         assert kernelfit.find_kernel(image, target).kernel.size in (16, 1)
     assert len(widest) == 2 and max(widest) <= spans.FEW_TAPS
+
+
+@pytest.mark.parametrize(("noise", "shift", "searches"), [(0.05, 0, 1), (0.6, 0, 1), (0.05, 70, 2)])
+def test_all_of_a_large_pair_is_looked_at_only_where_its_middle_tells_nothing(monkeypatch, noise, shift, searches):
+    rng = np.random.default_rng(21)
+    image = rng.normal(size=(190, 230))
+    kernel = np.outer([1, 3, 2], [1, 2, 4, 1, 1]) / 54
+    made = np.roll(scipy.ndimage.convolve(image, kernel), (shift, -shift), (0, 1))
+    target = made + noise * made.std() * rng.normal(size=made.shape)
+    monkeypatch.setattr(discovery, "_WHOLE", 64)
+    seen, search = [], discovery._search
+    monkeypatch.setattr(discovery, "_search", lambda pair, *rest: seen.append(pair.image.shape) or search(pair, *rest))
+    fit = kernelfit.find_kernel(image, target)
+    assert len(seen) == searches and seen[0] == (64, 64)
+    assert fit.kernel.shape[0] <= 7 and fit.verdict.ok
+    if shift:
+        assert seen[1] == image.shape
+        assert any("shifted by 70 rows and -70 columns" in words for words in fit.found)

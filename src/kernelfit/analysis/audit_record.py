@@ -13,8 +13,9 @@ from ..core.estimate import Estimate
 from ..core.findings import Verdict
 from ..core.validation import Array
 from .comparison import Difference, compare_kernels
-from .explanation import ORIENTATIONS, ROUNDING, Adjustment, Evidence, Laid, best_adjustment, constants
+from .explanation import ROUNDING, Adjustment, Evidence, Laid, best_adjustment, constants
 from .measured import Measured
+from .place import ORIENTATIONS
 
 #: A kernel is as good as the best if it leaves no more than so much more than the noise, or no more than chance does.
 _AS_GOOD, _CHANCE = 0.01, 1e-3

@@ -13,19 +13,8 @@ from ..core.background import Elimination, eliminations_of
 from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
+from .place import ORIENTATIONS, Box, oriented
 
-Box = tuple[int, int, int, int]
-#: How a kernel's array may have been laid out otherwise: transposed, then upside down, then left to right.
-ORIENTATIONS = {
-    "as given": (False, False, False),
-    "turned by 180 degrees": (False, True, True),
-    "mirrored top to bottom": (False, True, False),
-    "mirrored left to right": (False, False, True),
-    "transposed": (True, False, False),
-    "turned by 90 degrees to the left": (True, True, False),
-    "turned by 90 degrees to the right": (True, False, True),
-    "transposed and turned by 180 degrees": (True, True, True),
-}
 _EQUAL = 25.0
 _ORDER = 5  # of the spline between the taps
 _STEP, _SETTLED, _ROUNDS, _HALVINGS = 1e-3, 1e-6, 30, 8
@@ -43,11 +32,11 @@ class Laid:
     def oriented(self, name: str) -> "Laid":
         """Return the kernel turned or mirrored about the pixel of lag 0."""
         transposed, *flips = ORIENTATIONS[name]
-        taps, first = (self.taps.T, self.first[::-1]) if transposed else (self.taps, self.first)
+        taps, first = oriented(self.taps, name), self.first[::-1] if transposed else self.first
         row, col = (
             -(f + n - 1) if flip else f for f, n, flip in zip(first, taps.shape, flips, strict=True)
         )  # the last tap comes first
-        return Laid(taps[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1], (row, col))
+        return Laid(taps, (row, col))
 
     def moved(self, rows: int, cols: int) -> "Laid":
         """Return the kernel that moves what it makes down and to the right as well."""

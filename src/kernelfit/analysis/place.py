@@ -1,9 +1,8 @@
 """Where one image lies in what became of it, and about how large the kernel is: a first look by frequency."""
 
-import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import scipy.fft
 from ..core.geometry import Shape
 from ..solvers.robust import robust_std
 
+T = TypeVar("T", bound=np.generic)
 Image = npt.NDArray[np.generic]
 Single = npt.NDArray[np.float32]
 #: A span of lags, rows and columns: first, last + 1, first, last + 1.
@@ -32,6 +32,18 @@ _OWN, _ALIKE, _FAR = 0.3, 0.5, 52
 _OTHER, _MORE, _AS_THEY_ARE, _SIDE = 15.0, 2.5, 30.0, 192
 #: A ratio of the sizes that differs by less from a stride may be that, of a part of the scene.
 _SAME_RATIO = 0.05
+#: How an array may have been laid out otherwise: transposed, then upside down, then left to right.
+AS_GIVEN = "as given"
+ORIENTATIONS = {
+    AS_GIVEN: (False, False, False),
+    "turned by 180 degrees": (False, True, True),
+    "mirrored top to bottom": (False, True, False),
+    "mirrored left to right": (False, False, True),
+    "transposed": (True, False, False),
+    "turned by 90 degrees to the left": (True, True, False),
+    "turned by 90 degrees to the right": (True, False, True),
+    "transposed and turned by 180 degrees": (True, True, True),
+}
 #: Strides stand out if their responses do by such a share of the one that does most; so many of them at most.
 _NEAR, _LOOKS = 0.5, 4
 
@@ -149,6 +161,13 @@ def strided(image: Image, stride: Shape, phase: Shape) -> Image:
     return image[phase[0] : rows : stride[0], phase[1] : cols : stride[1]]
 
 
+def oriented(array: npt.NDArray[T], name: str) -> npt.NDArray[T]:
+    """Return an array of rows and columns turned or mirrored, by a name of `ORIENTATIONS`."""
+    transposed, *flips = ORIENTATIONS[name]
+    down, across = (-1 if flip else 1 for flip in flips)
+    return (array.T if transposed else array)[::down, ::across]
+
+
 def _thumbnail(image: Image, by: int) -> Single:
     """Return about the means of blocks of an image of any unit, of at most 16 pixels each."""
     every = max(1, by // 4)
@@ -192,18 +211,17 @@ def standing_out(
     return [steps for steps in best[:_LOOKS] if heights[steps] >= least]
 
 
-class Lie(NamedTuple):
-    """How an image has to be laid to look like a target: mirrored left to right, then turned, then scaled."""
+class Orientation(NamedTuple):
+    """How an image has to be laid to look like a target: turned, by a name of `ORIENTATIONS`, and scaled."""
 
-    mirrored: bool
-    quarters: int
+    name: str
     #: By how many pixels of the image for one of the target, along rows and columns; None for one.
     ratio: tuple[float, float] | None = None
 
     @property
     def smaller(self) -> bool:
         """Whether no more than scaled to fewer pixels, as by a stride."""
-        return not self.mirrored and not self.quarters and self.ratio is not None and min(self.ratio) > 1 - _SAME_RATIO
+        return self.name == AS_GIVEN and self.ratio is not None and min(self.ratio) > 1 - _SAME_RATIO
 
     def like(self, stride: Shape) -> bool:
         """Return whether a stride is about the ratio."""
@@ -211,24 +229,23 @@ class Lie(NamedTuple):
         return all(abs(ratio - step) < _SAME_RATIO * step for ratio, step in pairs)
 
 
-def other_lie(image: Image, target: Image, threads: int) -> Lie | None:
+def other_orientation(image: Image, target: Image, threads: int) -> Orientation | None:
     """Return how else than as they are, or moved, two images look like each other; None if no other way is clear."""
     by = math.ceil(max(*image.shape, *target.shape) / _SIDE)
     if min(*image.shape, *target.shape) < 2 * by:
         return None
-    small, goal, own = _thumbnail(image, by), _thumbnail(target, by), Lie(False, 0)
+    small, goal, own = _thumbnail(image, by), _thumbnail(target, by), Orientation(AS_GIVEN)
     heights = {own: look_at(small, goal, (1, 1), threads).height}
     if heights[own] > _AS_THEY_ARE:
         return None
-    for mirrored, quarters in itertools.product((False, True), range(4)):
-        turned = np.rot90(small[:, ::-1] if mirrored else small, quarters)
-        lie = Lie(mirrored, quarters)
-        if lie != own:
-            heights[lie] = look_at(turned, goal, (1, 1), threads).height
+    for name in ORIENTATIONS:
+        turned = oriented(small, name)
+        if name != AS_GIVEN:
+            heights[Orientation(name)] = look_at(turned, goal, (1, 1), threads).height
         if turned.shape != goal.shape:
             down, across = (n / m for n, m in zip(turned.shape, goal.shape, strict=True))
             zoom = (1 / down, 1 / across)
             scaled = scipy.ndimage.zoom(turned, zoom, order=1, mode="nearest", grid_mode=True)
-            heights[lie._replace(ratio=(down, across))] = look_at(scaled, goal, (1, 1), threads).height
+            heights[Orientation(name, (down, across))] = look_at(scaled, goal, (1, 1), threads).height
     best = max(heights, key=heights.__getitem__)
     return best if heights[best] > max(_OTHER, _MORE * heights[own]) and best != own else None

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..analysis.audit_record import Audit, judged
-from ..analysis.explanation import ORIENTATIONS, Box, Evidence, Laid, centred, span_of
+from ..analysis.explanation import Evidence, Laid, centred, span_of
+from ..analysis.place import ORIENTATIONS, Box
 from ..compiled.blas import one_blas_thread
 from ..core.container_calls import of_any_container
 from ..core.estimate import Estimate

@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.special
 
-from ..analysis.place import Box, Lie, Look, first_box, looks_at, other_lie, peak_lag, period, standing_out
+from ..analysis.place import (
+    Box,
+    Look,
+    Orientation,
+    first_box,
+    looks_at,
+    other_orientation,
+    peak_lag,
+    period,
+    standing_out,
+)
 from ..core.findings import PREPARE
 from ..core.geometry import BOUNDARIES, Shape
 from ..core.model import Execution, Selection
@@ -145,20 +155,18 @@ def _settled(pair: Pair, stride: Shape | None, enough: float, edges: tuple[str |
     fits: list[SpanFit] = []
     whole: SpanFit | None = None
     threads, plain = pair.execution.threads, True
-    lie: Lie | None = None
+    other: Orientation | None = None
     for steps, clear in [(stride, _DOUBTFUL)] if stride is not None else _strides(pair, fits):
         middle = _middle(pair, steps)
         looks = looks_at(*middle.seen(), steps, threads, means=True, phases=False)
         if plain and looks[0].height < _PLAIN_TO_SEE:
-            plain, lie = False, other_lie(*pair.seen(), threads)
-            if lie is not None and not lie.smaller:
+            plain, other = False, other_orientation(*pair.seen(), threads)
+            if other is not None and not other.smaller:
                 break
         found = _search(middle, steps, enough, looks)
-        small = math.prod(pair.image.shape) <= _WHOLE_AT_LAST
-        if middle is not pair and small and (found is None or found.explained <= _DOUBTFUL):  # which may lie far off
-            found = max(
-                found, _search(pair, steps, enough), key=lambda one: -math.inf if one is None else one.explained
-            )
+        if middle is not pair and (found is None or not _related(middle, found)):  # it may lie far off
+            if math.prod(pair.image.shape) <= _WHOLE_AT_LAST:
+                found = _search(pair, steps, enough) or found
         if found is not None:
             fits.append(found)
             if found.explained > clear and not _drift(pair, found):
@@ -166,10 +174,11 @@ def _settled(pair: Pair, stride: Shape | None, enough: float, edges: tuple[str |
                 break
     best = min(fits, key=lambda one: one.left, default=None)
     if plain and (best is None or best.explained <= _DOUBTFUL):
-        lie = other_lie(*pair.seen(), threads)
-    doubtful = best is None or (best.explained <= _DOUBTFUL and lie is not None and not lie.like(best.stride))
-    if lie is not None and (doubtful or not lie.smaller):
-        raise UnrelatedError(lying_otherwise(lie, pair.image.shape, pair.target.shape))
+        other = other_orientation(*pair.seen(), threads)
+    if other is not None:
+        fits_stride = best is not None and (best.explained > _DOUBTFUL or other.like(best.stride))
+        if not (other.smaller and fits_stride):
+            raise UnrelatedError(lying_otherwise(other, pair.image.shape, pair.target.shape))
     related = best is not None and _related(pair, best)
     if best is None or not related or (best.cramped and best.left > EXACT) or best.left > _MUCH:
         known = best if related else None

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..analysis.place import Box, Lie
+from ..analysis.place import AS_GIVEN, ORIENTATIONS, Box, Orientation
 from ..core.findings import PREPARE, Finding, Verdict
 from ..core.geometry import Shape, default_origin, kept_length
 from .spans import Pair, SpanFit
@@ -15,16 +15,6 @@ _CLEAR, _ROUNDING, MOST_STRIDE = 4.5, 1e-9, 8
 
 #: Rows or columns up to which they may be channels of a signal so many times as long.
 _CHANNELS, _LONG = 16, 50
-#: An image mirrored left to right, or not, and then turned to the left by so many quarters: in words, and in Python.
-_LIES = {
-    (False, 1): ("turned by 90 degrees to the left", "numpy.rot90(image)"),
-    (False, 2): ("turned by 180 degrees", "image[::-1, ::-1]"),
-    (False, 3): ("turned by 90 degrees to the right", "numpy.rot90(image, -1)"),
-    (True, 0): ("mirrored left to right", "image[:, ::-1]"),
-    (True, 1): ("transposed", "numpy.swapaxes(image, 0, 1)"),
-    (True, 2): ("mirrored top to bottom", "image[::-1]"),
-    (True, 3): ("transposed and turned by 180 degrees", "numpy.swapaxes(image, 0, 1)[::-1, ::-1]"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,19 +128,22 @@ def _ratio(image: Shape, target: Shape) -> str:
     return " and ".join(f"{n / m:.4g}" for n, m in zip(image, target, strict=True))
 
 
-def lying_otherwise(lie: Lie, image: Shape, target: Shape) -> str:
+def lying_otherwise(other: Orientation, image: Shape, target: Shape) -> str:
     """Say that a target looks like the image mirrored, turned or scaled."""
-    words, code = _LIES.get((lie.mirrored, lie.quarters), ("", ""))
     sides = f"image {image[0]}x{image[1]}, target {target[0]}x{target[1]}"
-    if words:
-        scaled = f" and scaled ({sides})" if lie.ratio is not None else ""
+    if other.name != AS_GIVEN:
+        transposed, *flips = ORIENTATIONS[other.name]
+        code = "numpy.swapaxes(image, 0, 1)" if transposed else "image"
+        if any(flips):
+            code += f"[{'::-1' if flips[0] else ':'}{', ::-1' if flips[1] else ''}]"
+        scaled = f" and scaled ({sides})" if other.ratio is not None else ""
         return (
-            f"got a target that looks like the image {words}{scaled}, need both to lie alike: give {code}, or turn "
-            f"the file {PREPARE}"
+            f"got a target that looks like the image {other.name}{scaled}, need both to lie alike: give {code}, or "
+            f"turn the file {PREPARE}"
         )
     remedy = (
         "scale one of the two to a whole multiple of the other"
-        if lie.smaller
+        if other.smaller
         else "scale the image to the target's size, or exchange the two"
     )
     return (
