@@ -395,7 +395,7 @@ def test_statistics_of_complex_numbers_that_determine_nothing():
     assert not np.isfinite(fit.background.stderr).all() or np.isfinite(fit.background.coefficients).all()
 
 
-@pytest.mark.parametrize("name", ["photo.png", pathlib.Path("photo.png")])
+@pytest.mark.parametrize("name", ["photo.png", pathlib.Path("photo.png"), b"photo.png", ["a.png", "b.png"]], ids=str)
 def test_the_name_of_a_file_is_no_image(name):
     with pytest.raises(TypeError, match="image of dtype .* need numbers; read the file first"):
         kernelfit.find_kernel(name, np.zeros((30, 40)), (3, 5))

@@ -171,8 +171,9 @@ def as_array(value: object, name: str, kinds: str = REAL) -> Any:
     dtype = np.dtype(array.dtype)
     if dtype.kind not in kinds:
         remedy = "pass its real part or its magnitude" if dtype.kind == "c" else "convert it to numbers first"
-        if dtype.kind in "SUO" and array.ndim == 0:  # the name of a file, or nothing
-            remedy = "read the file first, as with skimage.io.imread(path)" if array.item() is not None else "give one"
+        if dtype.kind in "SU" or (dtype.kind == "O" and array.ndim == 0):  # names of files, or nothing
+            nothing = array.ndim == 0 and array.item() is None
+            remedy = "give one" if nothing else "read the file first, as with skimage.io.imread(path)"
         need = "real numbers (integers or floats)" if kinds == REAL else "numbers"
         raise TypeError(f"got {name} of dtype {dtype}, need {need}; {remedy}")
     return array
