@@ -6,8 +6,8 @@
 zoo: kernels of 5x7, 15x15 and 31x27 with noise of .1, 1 and 5 % and shifts up to 60 pixels, whole pairs and crops;
 resamplers: Pillow, OpenCV, scikit-image and SciPy, factors of 2, 3 and 4; filters: 8-bit pictures; unrelated: pairs of
 which none was made of the other; psf: point spread functions. "held" is the share of the kernel's energy in the
-support, "error" that of the kernel over that of the call with everything given, "cost" the median ratio of their
-processor times, transforms being planned already. --every draws one case in so many.
+support, "error" that of the kernel over that of the call with everything given, "cost" the median ratio of processor
+times, over a call that is given the size and the place found, transforms being planned already. --every draws one case in so many.
 --pairs says what is found in files. Set OPENBLAS_NUM_THREADS=1 to share a machine.
 """
 
@@ -74,8 +74,9 @@ class Table:
         if fit.background is not None:
             words["background"] = 0
         given = kernelfit.find_kernel(image, target, kernel.shape, **words)
+        place = {"origin": fit.convention.origin, "stride": fit.convention.stride, "offset": fit.convention.offset}
         times = [time.process_time()]  # of calls whose transforms are planned
-        for keywords in ({}, {"shape": kernel.shape, **words}):
+        for keywords in ({}, {"shape": fit.kernel.shape, **words, **place}):
             kernelfit.find_kernel(image, target, **keywords)
             times.append(time.process_time())
         self.seconds.append((times[1] - times[0]) / max(times[2] - times[1], 1e-3))
