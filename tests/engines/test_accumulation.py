@@ -434,6 +434,39 @@ def test_measured_plans_change_no_bit_of_estimated_ones():
         pyfftw.import_wisdom(kept)
 
 
+@pytest.mark.parametrize("length", [48, 75, 126, 400, 576, 1100])
+def test_transforms_planned_together_are_those_planned_alone(length):
+    """What one plan finds out is there for the next, but changes no bit: else results would depend on their order."""
+    import pyfftw
+
+    from kernelfit.compiled import fft
+
+    rows, halo = 19, 6
+    pixels = np.random.default_rng(length).normal(size=(halo + rows, length))
+    made = fft.RowTransforms(rows, length, 2, 1, halo, "pyfftw", "estimate")
+    made.image[...], made.result[...] = pixels, pixels[halo:]
+    made.forward(0)
+    made.forward(1)
+    kept = pyfftw.export_wisdom()
+    try:
+        first, last = made._used
+        for rows_of, values in (
+            (pixels[halo:], first[halo:]),
+            (pixels[:halo], first[:halo]),
+            (pixels[halo:], last[:rows]),
+        ):
+            pyfftw.forget_wisdom()
+            source = fft.aligned(rows_of.shape, float)
+            result = fft.aligned((len(values), values.strides[0] // 16))[:, : length // 2 + 1]
+            alone = pyfftw.FFTW(source, result, flags=("FFTW_ESTIMATE",), axes=(1,))
+            source[...] = rows_of
+            alone.execute()
+            np.testing.assert_array_equal(values, result)
+    finally:
+        pyfftw.forget_wisdom()
+        pyfftw.import_wisdom(kept)
+
+
 @pytest.mark.parametrize("kernel", [(5, 4), (8, 9), (7, 3), (1, 6)])
 @pytest.mark.parametrize("n_bands", [1, 3])
 def test_tiles_below_each_other_share_what_they_know(kernel, n_bands, monkeypatch):

@@ -102,10 +102,13 @@ class RowTransforms:
         heights = (halo + rows, rows, rows) if n_arrays > n_sources else (halo + rows,)
         buffers = [aligned((n * length // 2 + 1,)).view(np.float64)[: n * length].reshape(n, -1) for n in heights]
         self.image, self.result, self.model = buffers[0], buffers[-1], buffers[len(buffers) // 2]
-        for i, values in enumerate(self._used if self._pyfftw else ()):
-            parts = [(self.image[halo:], values[halo:]), (self.image[:halo], values[:halo])]
-            parts = parts[: 1 + bool(halo)] if i < n_sources else [(self.result, values[:rows])]
-            self._plans.append(tuple(_plan(self._pyfftw, effort, *part, axes=(1,)) for part in parts))
+        if self._pyfftw is None:
+            return
+        with _planner(self._pyfftw, effort) as plan:
+            for i, values in enumerate(self._used):
+                parts = [(self.image[halo:], values[halo:]), (self.image[:halo], values[:halo])]
+                parts = parts[: 1 + bool(halo)] if i < n_sources else [(self.result, values[:rows])]
+                self._plans.append(tuple(plan(*part, axes=(1,)) for part in parts))
 
     def clear(self, image_cols: int, result_cols: int) -> None:
         """Set everything beyond these columns to zero, and what planning may have left behind."""
@@ -140,8 +143,9 @@ class RowTransforms:
         if array not in self._back:  # planned with effort, it would destroy the spectra
             spectra = self._used[array, : len(self.model)]
             kept = spectra.copy()
-            way = self._pyfftw, self._effort, spectra, self.model, "FFTW_DESTROY_INPUT"
-            self._back[array] = _plan(*way, axes=(1,), direction="FFTW_BACKWARD")
+            way = spectra, self.model, "FFTW_DESTROY_INPUT"
+            with _planner(self._pyfftw, self._effort) as plan:
+                self._back[array] = plan(*way, axes=(1,), direction="FFTW_BACKWARD")
             spectra[...] = kept
         self._back[array].execute()
 
@@ -248,15 +252,16 @@ class PlaneTransforms:
             )
         scratch = aligned(self._lines.shape, self._lines.dtype)  # planned with effort, it is written to
         across, lines = scratch[: len(self.spectrum), : self._tile].T, scratch[: self._group, :rows]
-        plans = [
-            _plan(self._pyfftw, self._effort, *arrays, *flags, axes=(1,), direction=f"FFTW_{direction}")
-            for arrays, direction, *flags in (
-                ((block, across), "FORWARD"),
-                ((across, block), "BACKWARD", "FFTW_DESTROY_INPUT"),
-                ((lines, lines), "FORWARD"),
-                ((lines, lines), "BACKWARD"),
-            )
-        ]
+        with _planner(self._pyfftw, self._effort) as plan:
+            plans = [
+                plan(*arrays, *flags, axes=(1,), direction=f"FFTW_{direction}")
+                for arrays, direction, *flags in (
+                    ((block, across), "FORWARD"),
+                    ((across, block), "BACKWARD", "FFTW_DESTROY_INPUT"),
+                    ((lines, lines), "FORWARD"),
+                    ((lines, lines), "BACKWARD"),
+                )
+            ]
         block[...] = 0.0
         return block, *plans
 
@@ -280,7 +285,8 @@ class BlockTransforms:
         self._plans: list[Any] = []
         pyfftw = _library(backend)
         if pyfftw is not None:
-            self._plans = [_plan(pyfftw, effort, self.block, values, axes=(0, 1)) for values in self._used]
+            with _planner(pyfftw, effort) as plan:
+                self._plans = [plan(self.block, values, axes=(0, 1)) for values in self._used]
 
     def forward(self, array: int) -> None:
         """Transform `block` into one of the spectra."""
@@ -304,8 +310,9 @@ class SliceTransforms:
         pyfftw = _library(backend)
         if pyfftw is not None:
             result = aligned(lines.shape)[:, :rows]
-            self._plans.append(_plan(pyfftw, effort, self.block, self._across, axes=(1,)))
-            self._plans.append(_plan(pyfftw, effort, self._lines, result, axes=(1,)))
+            with _planner(pyfftw, effort) as plan:
+                self._plans.append(plan(self.block, self._across, axes=(1,)))
+                self._plans.append(plan(self._lines, result, axes=(1,)))
             lines[:] = 0.0
 
     @staticmethod
@@ -364,17 +371,20 @@ def _pyfftw() -> Any:
     return pyfftw
 
 
-def _plan(pyfftw: Any, effort: str, source: Any, result: Any, *flags: str, **how: Any) -> Any:
-    """Plan a transform; with "estimate" as in a fresh process, whatever was planned in this one before."""
-    # FFTW would take what it has measured for a plan that is to be estimated, and so other bits would come out.
+@contextlib.contextmanager
+def _planner(pyfftw: Any, effort: str) -> Iterator[Callable[..., Any]]:
+    """Lend what plans transforms; with "estimate" as in a fresh process, whatever was planned in this one before."""
+    # FFTW would take what it has measured for a plan that is to be estimated, and so other bits would come out. To put
+    # its knowledge aside and back takes as long as a plan: once for some, which share what they find out.
+    flag, own = f"FFTW_{effort.upper()}", effort == "estimate"
     with _planning:
-        known = pyfftw.export_wisdom()
-        if effort == "estimate":
+        known = pyfftw.export_wisdom() if own else None
+        if own:
             pyfftw.forget_wisdom()
         try:
-            return pyfftw.FFTW(source, result, flags=(f"FFTW_{effort.upper()}", *flags), **how)
+            yield lambda source, result, *flags, **how: pyfftw.FFTW(source, result, flags=(flag, *flags), **how)
         finally:
-            if effort == "estimate":
+            if own:
                 pyfftw.forget_wisdom()
                 pyfftw.import_wisdom(known)
 
