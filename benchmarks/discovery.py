@@ -7,7 +7,8 @@ zoo: kernels of 5x7, 15x15 and 31x27 with noise of .1, 1 and 5 % and shifts up t
 resamplers: Pillow, OpenCV, scikit-image and SciPy, factors of 2, 3 and 4; filters: 8-bit pictures; unrelated: pairs of
 which none was made of the other; psf: point spread functions. "held" is the share of the kernel's energy in the
 support, "error" that of the kernel over that of the call with everything given, "cost" the median ratio of processor
-times, over a call that is given the size and the place found, transforms being planned already. --every draws one case in so many.
+times, over a call that is given the size and the place found, transforms being planned already. --every draws one case
+in so many.
 --pairs says what is found in files. Set OPENBLAS_NUM_THREADS=1 to share a machine.
 """
 

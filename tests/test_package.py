@@ -306,6 +306,22 @@ def test_the_commands_import_no_part_of_scipy_that_they_may_not_need():
     assert not loaded & {f"scipy.{part}" for part in "signal stats ndimage optimize interpolate io sparse".split()}
 
 
+def test_a_fit_imports_no_part_of_scipy_for_one_convolution():
+    """Half a second, if only in a process that tells a kernel of 8 bits whose noise is correlated from priors."""
+    done = run(
+        "import sys, numpy as np, kernelfit\n"
+        "image = np.random.default_rng(0).uniform(40, 200, (120, 90))\n"
+        "target = kernelfit.apply_kernel(image, [[0.5, 0.5]])\n"
+        "pair = [np.rint(one).astype(np.uint8) for one in (image, target)]\n"
+        "fit = kernelfit.find_kernel(*pair, (5, 4), solver='auto')\n"
+        "kernelfit.find_kernel(*pair).summary()\n"
+        "print(fit.errors, fit.verdict.name, *sys.modules)"
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "sandwich" in loaded and not loaded & {"scipy.signal", "scipy.stats", "scipy.ndimage", "scipy.interpolate"}
+
+
 def test_saved_statistics_solve_without_the_engines(tmp_path):
     """Solving never sees a pixel: it must work where numba and pyfftw are not even installed."""
     rng = np.random.default_rng(1)

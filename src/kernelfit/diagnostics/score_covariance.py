@@ -28,6 +28,7 @@ from ..data.volumes import lay_volume
 from ..engines import weighted
 from ..engines.accumulation import of_lot
 from ..engines.cost_model import engine_of
+from ..engines.forward import correlated
 from ..solvers import sandwich
 
 #: Side of the boxes of pixels that are filtered at a time, and the number of pixels up to which all are.
@@ -134,14 +135,12 @@ def plain_scores(
             if len(shaping) == 1:
                 gram, filtered, n = gram + plain, filtered + plain * float(shaping.ravel()[0]) ** 2, n + count
                 continue
-            import scipy.signal
-
             spare = [-(-(n - k + 1) // s) for n, k, s in zip(side, kernel, stride, strict=True)]
             own = _fitting(shaping, spare, fit.kernel.size)
             # the noise lies on the target's pixels, so the filter reaches from phase to same phase
             apart = np.zeros([s * (n - 1) + 1 for s, n in zip(stride, own.shape, strict=True)])
             apart[tuple(slice(None, None, s) for s in stride)] = own
-            part, fewer = _gram(scipy.signal.fftconvolve(block, apart, mode="valid"), fit, workers)
+            part, fewer = _gram(correlated(block, np.flip(apart), workers), fit, workers)
             gram, filtered, n = gram + plain, filtered + part * (count / fewer), n + count
     return gram, filtered, n
 

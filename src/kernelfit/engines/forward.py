@@ -325,16 +325,16 @@ def _tiles(plan: Geometry, tile: Shape, *, edges: bool) -> list[tuple[slice, sli
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is infinite then is refused where it is written
-def _correlated(block: Array, taps: Array) -> Array:
-    """Return ``correlate(block, taps, "valid")`` by a cyclic transform; SciPy's takes a second to import."""
-    height, width = (n - k + 1 for n, k in zip(block.shape, taps.shape, strict=True))
-    if taps.size > _SUMMED:
+def correlated(block: Array, taps: Array, workers: int = 1) -> Array:
+    """Return ``correlate(block, taps, "valid")`` by a cyclic transform; SciPy's takes half a second to import."""
+    inside = tuple(n - k + 1 for n, k in zip(block.shape, taps.shape, strict=True))
+    if taps.size > _SUMMED or block.ndim != 2:
         sides = [scipy.fft.next_fast_len(n, real=True) for n in block.shape]
-        spectrum = scipy.fft.rfft2(block, sides, workers=1)
-        spectrum *= scipy.fft.rfft2(taps, sides, workers=1).conj()
-        return np.asarray(scipy.fft.irfft2(spectrum, sides, workers=1)[:height, :width])
-    out, places = np.zeros((height, width)), np.argwhere(taps).tolist()
-    for row in range(0, height, _BAND):  # what is read and written stays in the cache
+        spectrum = scipy.fft.rfftn(block, sides, workers=workers)
+        spectrum *= scipy.fft.rfftn(taps, sides, workers=workers).conj()
+        return np.asarray(scipy.fft.irfftn(spectrum, sides, workers=workers)[tuple(map(slice, inside))])
+    width, out, places = inside[1], np.zeros(inside), np.argwhere(taps).tolist()
+    for row in range(0, inside[0], _BAND):  # what is read and written stays in the cache
         rows = out[row : row + _BAND]
         part = np.empty_like(rows)
         for i, j in places:
@@ -360,7 +360,7 @@ def apply_used(reader: Reader, kernel: Array, plan: Geometry, workers: int) -> A
         if not known.all():  # a transform would spread one bad pixel over the whole block
             block = np.where(known, block, 0.0)
         if factors is None:
-            part[...] = _correlated(block, taps)[::down, ::across]
+            part[...] = correlated(block, taps)[::down, ::across]
         else:
             _lay(block, *factors, plan.stride, out, at)
         if not known.all():

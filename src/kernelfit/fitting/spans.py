@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 import scipy.special
 
 from ..analysis.place import Box
@@ -21,6 +20,7 @@ from ..core.model import Execution, Model, Noise, Selection
 from ..core.normal_equations import NormalEquations
 from ..data.masking import unmasked
 from ..data.plan import make_plan
+from ..engines.forward import correlated
 from ..solvers.cholesky import factorise
 from ..solvers.least_squares import EPS, LeastSquaresSolution, least_squares
 from .statistics import gather
@@ -350,17 +350,10 @@ def both(pair: Pair, found: SpanFit, ends: Sequence[Shape]) -> list[npt.NDArray[
     seen = np.asarray(target[tuple(slice(*end) for end in ends)], dtype=np.float64)
     block = np.asarray(image[before], dtype=np.float64)
     bad = ~np.isfinite(block)
-    made = _convolved(np.where(bad, 0.0, block), taps)
+    made = correlated(np.where(bad, 0.0, block), taps[::-1, ::-1])
     if bad.any():
-        made[_convolved(bad.astype(np.float64), np.ones(taps.shape)) > 0.5] = np.nan
+        made[correlated(bad.astype(np.float64), np.ones(taps.shape)) > 0.5] = np.nan
     return [seen, made[:: found.stride[0], :: found.stride[1]]]
-
-
-def _convolved(block: npt.NDArray[np.float64], taps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return what taps make of a block where all of them lie inside."""
-    size = [scipy.fft.next_fast_len(n, real=True) for n in block.shape]
-    made = scipy.fft.irfft2(scipy.fft.rfft2(block, size) * scipy.fft.rfft2(taps, size), size)
-    return np.asarray(made[taps.shape[0] - 1 : block.shape[0], taps.shape[1] - 1 : block.shape[1]])
 
 
 def rim_of(pair: Pair, found: SpanFit) -> Box:
