@@ -1,9 +1,11 @@
 """The Gaussian-process prior: against a dense implementation in pixels, its gradients, and its coverage."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.optimize
 import scipy.signal
 import scipy.spatial.distance
@@ -13,7 +15,7 @@ import naive
 from dense import dense_prior
 from helpers import assert_close, grid
 from kernelfit import GaussianProcess
-from kernelfit.solvers import evidence, hyperparameters, least_squares, projection
+from kernelfit.solvers import evidence, gaussian_process, hyperparameters, least_squares, projection
 from kernelfit.solvers.evidence import Kind
 from kernelfit.solvers.gaussian_process import most_probable
 from kernelfit.solvers.projection import Projection
@@ -159,6 +161,22 @@ def test_constraints_that_say_the_same_count_once():
     assert_close(changed.kernel.ravel(), np.maximum(mean + factor @ step, 0), 1e-7)
     same, beyond, count = most_probable(stats, fit, lambda held: 0.5 * distance)
     assert same is fit and beyond > 0.5 * distance and count in (0, held)
+
+
+@pytest.mark.parametrize("spread", [0.3, 2.0, 6.0])
+@pytest.mark.parametrize("n", [7, 60, 240])
+def test_a_kernel_without_negative_taps_that_is_too_far_off_is_not_looked_for(n, spread):
+    """The distance is bounded from below: nearly reached if it matters, and never beyond the distance itself."""
+    rng = np.random.default_rng(n)
+    places = np.arange(n)
+    metric = np.exp(-0.5 * (np.subtract.outer(places, places) / spread) ** 2) + 1e-10 * np.eye(n)
+    bump = 5 * np.exp(-0.5 * ((places - n / 3) / 2) ** 2)
+    mean = bump - 1 + np.linalg.cholesky(metric + 0.1 * np.eye(n)) @ rng.normal(size=n)
+    root = np.linalg.cholesky(metric)
+    x, _ = scipy.optimize.nnls(root.T, -scipy.linalg.solve_triangular(root, mean, lower=True))
+    distance = float(x @ metric @ x)
+    told = [gaussian_process._is_beyond(metric, mean, share * distance) for share in (0.3, 0.6, 1.0001, 3.0, math.inf)]
+    assert distance > 0 and told == [True, True, False, False, False]
 
 
 @pytest.mark.slow

@@ -29,6 +29,8 @@ _NO_NOISE = 1e-9
 _TRACE = 1e-10
 #: A tap that others held at zero leaves less than this share of its standard error depends on them.
 _DEPENDENT = 1e-4
+#: Steps that may show how far a kernel without negative taps is, how often that is looked at; those for the step size.
+_STEPS, _LOOK, _POWER = 150, 10, 10
 
 
 @dataclass(frozen=True)
@@ -365,6 +367,41 @@ def most_probable(
     return changed, distance, count
 
 
+def _is_beyond(metric: Array, mean: Array, most: float) -> bool:
+    """Whether the distance of `most_probable` is more than `most`, as far as some steps towards it tell."""
+    # Any x >= 0 bounds it from below, by (x'm)^2 / x'Cx. Accelerated projected gradients (Beck and Teboulle 2009, with
+    # the restarts of O'Donoghue and Candes 2015) reach a tenth of what is left in some dozens of products.
+    if not math.isfinite(most):
+        return False
+    largest = mean
+    for _ in range(_POWER):
+        largest = times(metric, largest / np.linalg.norm(largest))
+    step, x, ahead, pace, before = (
+        1 / (1.1 * np.linalg.norm(largest)),
+        np.zeros(len(mean)),
+        np.zeros(len(mean)),
+        1.0,
+        0.0,
+    )
+    for i in range(1, _STEPS + 1):
+        new = np.maximum(ahead - step * (mean + times(metric, ahead)), 0.0)
+        if (new - x) @ (ahead - new) > 0:
+            ahead, pace = new, 1.0
+        else:
+            faster = (1 + math.sqrt(1 + 4 * pace**2)) / 2
+            ahead, pace = new + (pace - 1) / faster * (new - x), faster
+        x = new
+        if i % _LOOK == 0:
+            length = float(x @ times(metric, x))
+            bound = float(x @ mean) ** 2 / length if length > 0 else 0.0
+            if bound > most:
+                return True
+            if bound - before < (most - bound) / (_STEPS // _LOOK):  # there is no getting there
+                return False
+            before = bound
+    return False
+
+
 def _multipliers(factor: Array, mean: Array, most: float) -> Array | None:
     """Return x of `most_probable`, of one tap of each set; None where the distance is more than `most`."""
     # Block principal pivoting, in units of the standard errors, of which a trace is added: a smooth prior leaves the
@@ -376,6 +413,8 @@ def _multipliers(factor: Array, mean: Array, most: float) -> Array | None:
     metric = covariance[np.ix_(some, some)] / np.multiply.outer(scale, scale)
     metric[np.diag_indices_from(metric)] += _TRACE
     mean = mean[some] / scale
+    if _is_beyond(metric, mean, most):
+        return None
     x, held, fewest, patience = np.zeros(len(mean)), mean < 0, len(mean) + 1, 3
     while patience:
         at = np.flatnonzero(held)
@@ -389,9 +428,6 @@ def _multipliers(factor: Array, mean: Array, most: float) -> Array | None:
         if not wrong.any():
             found[some] = x / scale
             return found
-        trial = np.maximum(x, 0.0)  # any bounds the distance from below
-        if (trial @ mean) ** 2 > most * float(trial @ times(metric, trial)):
-            return None
         patience = 3 if wrong.sum() < fewest else patience - 1
         fewest = min(fewest, int(wrong.sum()))
         held = held ^ wrong
