@@ -70,7 +70,7 @@ class Rounding:
     """
 
     def __init__(self, parts: list[Part], estimate: Estimate, variance: float, *, passes: bool = False) -> None:
-        self.parts, self.noise_std, self.variance = parts, estimate.noise_std, variance
+        self.parts, self.estimate, self.noise_std, self.variance = parts, estimate, estimate.noise_std, variance
         self.count = sum(int(p.known.sum()) for _, p in parts)
         self.design, self.roots = TileDesign.of(parts), [root_of(p, p.known) for _, p in parts]
         self.predictions = [
@@ -93,10 +93,17 @@ class Rounding:
             self.factor = self._plain(estimate)
         self.rank = self.factor.shape[1]
         self.between = self._between(estimate.kernel) if passes else []
-        self.held: Array | None = None  # what a prior lets through of what moves least squares
-        if estimate.uncertainty == "posterior" and estimate.errors == "plain" and estimate.factor is not None:
-            settled = estimate.factor[:, : estimate.factor.shape[1] - estimate.unsettled]
-            self.held = self.share * settled @ (settled.T @ np.linalg.pinv(self.factor @ self.factor.T, hermitian=True))
+
+    @functools.cached_property
+    def held(self) -> Array | None:
+        """What a prior lets through of what moves least squares."""
+        estimate = self.estimate
+        if estimate.uncertainty != "posterior" or estimate.errors != "plain" or estimate.factor is None:
+            return None
+        settled = estimate.factor[:, : estimate.factor.shape[1] - estimate.unsettled]
+        return np.asarray(
+            self.share * settled @ (settled.T @ np.linalg.pinv(self.factor @ self.factor.T, hermitian=True))
+        )
 
     def _plain(self, estimate: Estimate) -> Array:
         """Return a factor of the covariance for random errors, of the tiles alone."""
