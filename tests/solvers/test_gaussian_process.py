@@ -179,6 +179,11 @@ def test_a_kernel_without_negative_taps_that_is_too_far_off_is_not_looked_for(n,
     assert distance > 0 and told == [True, True, False, False, False]
 
 
+@pytest.mark.parametrize("mean", [[0.0, 0.0], [1.0, 3.0], []])
+def test_nothing_is_far_from_having_no_negative_taps_without_one(mean):
+    assert not gaussian_process._is_beyond(np.eye(len(mean)), np.array(mean), 1.0)
+
+
 @pytest.mark.slow
 def test_families_are_compared_on_the_same_data_above_256_taps(monkeypatch):
     monkeypatch.setattr(hyperparameters, "EASY", 100)  # fewer than the sets of "point", more than those of "both"

@@ -371,7 +371,7 @@ def _is_beyond(metric: Array, mean: Array, most: float) -> bool:
     """Whether the distance of `most_probable` is more than `most`, as far as some steps towards it tell."""
     # Any x >= 0 bounds it from below, by (x'm)^2 / x'Cx. Accelerated projected gradients (Beck and Teboulle 2009, with
     # the restarts of O'Donoghue and Candes 2015) reach a tenth of what is left in some dozens of products.
-    if not math.isfinite(most):
+    if not (math.isfinite(most) and np.any(mean < 0)):
         return False
     largest = mean
     for _ in range(_POWER):
