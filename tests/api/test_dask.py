@@ -238,13 +238,6 @@ def test_what_is_refused():
         scale.accumulate(unknown, unknown, 3)
 
 
-def test_volumes_are_refused():
-    volume = da.ones((4, 20, 30), chunks=10)
-    for verb in (scale.accumulate, scale.find_kernel):
-        with pytest.raises(ValueError, match=r"got a kernel of three dimensions with .*need kernelfit.find_kernel"):
-            verb(volume, volume, (1, 3, 2))
-
-
 def test_without_dask_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)
     with pytest.raises(ImportError, match=r"pip install 'kernelfit\[dask\]'"):

@@ -275,6 +275,20 @@ def test_dask():
         assert_close(fit.kernel, expected, 1e-10)
 
 
+def test_a_shape_that_has_to_be_given():
+    pytest.importorskip("dask")
+    x = noise(100)
+    for call in (
+        lambda: kernelfit.accumulate(x, x),
+        lambda: kernelfit.accumulate_stream([(x, x)]),
+        lambda: kernelfit.kernel_map(x, x, None, 3),
+        lambda: kernelfit.scale.find_kernel(x, x),
+        lambda: kernelfit.scale.accumulate(x, x),
+    ):
+        with pytest.raises(TypeError, match=r"got no shape, need the kernel's; or lags=\(first, last\)"):
+            call()
+
+
 class Stored:
     """What can be sliced along one axis, as HDF5 and Zarr are, and tells how it is chunked."""
 

@@ -1,5 +1,6 @@
 """The verbs on Dask arrays."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, Unpack
@@ -46,8 +47,9 @@ def accumulate(
     """Add up what least squares learns from Dask arrays, wherever Dask computes.
 
     The target is cut into blocks; each reads what it needs of the image around it, and the statistics of the blocks are
-    added in a tree of fan-in 4. The sum depends on the blocks alone, so that it has the same bits on any scheduler and
-    as `kernelfit.accumulate_stream` with the same blocks, and agrees with `kernelfit.accumulate` to rounding.
+    added in a tree of fan-in 4. The sum depends on the blocks alone, so that it has the same bits on any scheduler and,
+    but for volumes, as `kernelfit.accumulate_stream` with the same blocks; it agrees with `kernelfit.accumulate` to
+    rounding.
 
     Parameters
     ----------
@@ -55,8 +57,8 @@ def accumulate(
         Chunks may be of any shape, also smaller than the kernel, and need not agree. The labels of an xarray are not
         used; image and target are refused if their axes or coordinates contradict each other. Masks and weights may be
         Dask arrays, too. Chunks that are masked arrays bring their own mask.
-    shape : int, (int, int) or Model
-        Rows and columns of the kernel, or the whole model.
+    shape : int, (int, int), (int, int, int) or Model
+        Rows and columns of the kernel, of a volume planes, rows and columns; or the whole model.
     selection : Selection, optional
         Which target pixels count, instead of its fields one by one. All of it is judged block by block, by the workers.
         With ``saturated="auto"`` the ends of an integer target's range are left out even if nearly all of it stands
@@ -64,10 +66,10 @@ def accumulate(
     execution : Execution, optional
         The engine, and `progress`, called as ``progress("reading pixels", done, total)`` with numbers of tasks, each of
         four blocks; the scheduler has the workers.
-    block : int or (int, int), optional
-        Rows and columns of a block of target pixels; four neighbouring blocks make a task where they read their own
-        pixels. The default is some 1024 rows of 8 KiB, less for small images, and follows the
-        target's chunks.
+    block : int, (int, int) or (int, int, int), optional
+        Rows and columns of a block of target pixels, of volumes planes, rows and columns; four neighbouring blocks make
+        a task where they read their own pixels. The default is some 1024 rows of 8 KiB, less for small images, of
+        volumes four times the kernel's planes at least, and follows the target's chunks.
     compute : bool, optional
         Whether to compute the sum now (default) or return it as a `dask.delayed.Delayed`, to be computed with others.
     checkpoint : path-like, optional
@@ -113,14 +115,14 @@ def accumulate(
     59004
     """
     dask = import_dask()
-    sides = as_block(block)
     call = call_of(shape, keywords, verb="accumulate", selection=selection, execution=execution)
+    sides, unmask = _laid(call, block)
     progress = call.execution.progress
     opened = _opener(call, sides, checkpoint, every, "Dask")
     if not compute and (checkpoint is not None or progress is not None):
         name = "progress" if checkpoint is None else "checkpoint"
         raise ValueError(f"got {name}= with compute=False, which computes nothing; leave one of them out")
-    plan = make_plan(image, target, call.model, call.selection, unmask=unmasked)
+    plan = make_plan(image, target, call.model, call.selection, unmask=unmask)
     settings = Settings(call.noise, call.solver, call.execution)
     more = "statistics alone", "statistics of blocks"
     features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution, *more)
@@ -170,11 +172,11 @@ def find_kernel(
     ----------
     image, target : dask.array.Array, xarray.DataArray, zarr.Array or other array_like, or lists of them
         As in `accumulate`.
-    shape : int, (int, int) or Model
-        Rows and columns of the kernel, or the whole model.
+    shape : int, (int, int), (int, int, int) or Model
+        Rows and columns of the kernel, of a volume planes, rows and columns; or the whole model.
     selection, execution, solver : optional
         As in `kernelfit.find_kernel`. `ConjugateGradient` works on the Gram matrix here as long as that can be formed.
-    block : int or (int, int), optional
+    block : int, (int, int) or (int, int, int), optional
         As in `accumulate`.
     checkpoint, every : optional
         As in `accumulate`. The file keeps the sums of every pass over the pixels, those that correct rounding included,
@@ -197,10 +199,11 @@ def find_kernel(
 
     Notes
     -----
-    Brought to the caller, in one computation, are 16 tiles of 64 x 64 pixels at most and, if a boundary is declared,
-    the strips along the edges that depend on it. If the noise of a target of 8 or 16 bits is as large as that of values
-    that wrapped round, 16 bands of 32 rows, or some more, are read as well. Spectra, and weights that come from the
-    residual (`noise`, `robust`), are made by the caller, who reads the arrays block by block.
+    Brought to the caller, in one computation, are 16 tiles of 64 x 64 pixels at most, of volumes on some planes, and,
+    if a boundary is declared, the strips along the edges that depend on it. If the noise of a target of 8 or 16 bits is
+    as large as that of values that wrapped round, 16 bands of 32 rows, or some more, are read as well. Spectra, and
+    weights that come from the residual (`noise`, `robust`), are made by the caller, who reads the arrays block by
+    block.
 
     Examples
     --------
@@ -213,11 +216,17 @@ def find_kernel(
            [0. , 0. , 0. ]])
     """
     import_dask()
-    sides = as_block(block)
     call = call_of(shape, keywords, verb="find_kernel", selection=selection, execution=execution, solver=solver)
+    sides, unmask = _laid(call, block)
     opened = _opener(call, sides, checkpoint, every, "find_kernel on Dask")
-    plan = make_plan(image, target, call.model, call.selection, unmask=unmasked)
+    plan = make_plan(image, target, call.model, call.selection, unmask=unmask)
     return KernelFit.of(dask_fit.fit(plan, Settings(call.noise, call.solver, call.execution), sides, opened))
+
+
+def _laid(call: Call, block: object) -> tuple[Any, Callable[[object], tuple[object, object]]]:
+    """Return the sides of a block, and what parts arrays of so many axes from their masks."""
+    ndim = 3 if call.model.dimensions == 3 else 2
+    return as_block(block, ndim), functools.partial(unmasked, ndim=ndim)
 
 
 def _opener(

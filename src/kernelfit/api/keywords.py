@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypedDict, TypeVar
 
 from ..compiled.threads import Progress
+from ..core.dimensions import SIGNAL
 from ..core.model import ENGINES, Execution, Model, Noise, Selection
 from ..core.normal_equations import NormalEquations
 from ..core.validation import known
@@ -127,6 +128,7 @@ def call_of(
     """Sort keywords into their objects; refuse unknown ones, and those of an object that is given whole."""
     if unknown := [name for name in keywords if name not in FIELDS]:
         raise TypeError(f"{verb}() got an unexpected keyword argument {unknown[0]!r}")
+    shape = None if shape is SIGNAL else shape
     whole: dict[type, tuple[str, Any]] = {}
     objects: tuple[tuple[type, str, Any], ...] = (
         (Model, "a Model as shape", shape if isinstance(shape, Model) else None),

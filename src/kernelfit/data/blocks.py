@@ -6,6 +6,7 @@ mode and boundary, and the statistics of boxes that do not overlap add up to tho
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -108,16 +109,16 @@ def _inside(reader: Reader) -> bool:
     return min(top, left) >= 0 and top + height <= rows and left + width <= cols
 
 
-def as_block(block: object) -> Shape | None:
+def as_block(block: object, ndim: int = 2) -> Any:
     """Return the sides of a block as a user may give them."""
     if block is None:
         return None
-    rows, cols = as_pair(block, "block")
-    if rows < 1 or cols < 1:
+    sides = as_pair(block, "block", ndim)
+    if min(sides) < 1:
         raise ValueError(
             f"got block={block!r}, need at least one row and one column of target pixels; leave it out for the default"
         )
-    return rows, cols
+    return sides
 
 
 def cut(observation: Observation, block: Shape | None = None, least: int = 4) -> list[Box]:
@@ -146,6 +147,26 @@ def cut(observation: Observation, block: Shape | None = None, least: int = 4) ->
             stops = [p for p in ((e + reader.before[axis]) // step for e in found[axis]) if 0 < p < n]
         ends.append(_walk(n, side, stops))
     return _boxes(ends)
+
+
+def cut_lot(
+    observations: Sequence[Observation], block: tuple[int, ...] | None = None, least: int = 4
+) -> Sequence[Box | Cuboid]:
+    """Cut a pair into boxes, as `cut` does, or a volume into boxes of its planes, some planes each."""
+    first, plane = observations[0], observations[0].plane
+    if plane is None:
+        return cut(first, block, least)  # type: ignore[arg-type]
+    boxes = cut(first, None if block is None else block[1:], least)  # type: ignore[arg-type]
+    n, stored = len(observations), first.targets[0].array
+    if block is not None:
+        ends = [*range(0, n, block[0]), n]
+    else:
+        volume = stored.array.array if isinstance(stored, chunked.Chunked) else None
+        found = None if volume is None else chunked.boundaries(volume)
+        stops = [end - plane.first for end in (found[0] if found else ()) if 0 < end - plane.first < n]
+        side = max(4 * len(plane.images), ROWS * ROW_BYTES // 8 // (boxes[0].rows * boxes[0].cols))
+        ends = _walk(n, side, stops)
+    return [Cuboid(*box, a, b - a) for box in boxes for a, b in itertools.pairwise(ends)]
 
 
 def loaded(observation: Observation) -> Observation:

@@ -17,6 +17,9 @@ from .masking import PlaneSelection
 from .observation import Observation, WeightedObservation
 from .reader import Reader
 
+#: The kinds of numbers of masks, and of weights, and what they mean.
+MARKS, NUMBERED = ("biu", "bool (True where a pixel is excluded)"), ("biuf", "real numbers: the inverse variance")
+
 
 @dataclass(frozen=True, eq=False)
 class MaskedBlocks:
@@ -37,17 +40,16 @@ class MaskedBlocks:
 
         def readers(like: Reader, name: str, kinds: str, need: str, *values: object) -> tuple[Reader, ...]:
             some = [v for v in values if v is not None and getattr(v, "few", True)]
-            arrays = [_laid(v, like.array.shape, name, kinds, need) for v in some]
+            arrays = [chunked.sliceable(laid(v, like.array.shape, name, kinds, need)) for v in some]
             return tuple(dataclasses.replace(like, array=a, fillvalue=0.0, weight=None) for a in arrays)
 
-        marks = "biu", "bool (True where a pixel is excluded)"
         given = selection.image_masks or ((),) * len(observation.sources)
         found = cls(
             observation,
-            readers(target, "mask", *marks, *selection.masks),
-            readers(target, "weights", "biuf", "real numbers: the inverse variance", selection.weights),
+            readers(target, "mask", *MARKS, *selection.masks),
+            readers(target, "weights", *NUMBERED, selection.weights),
             tuple(
-                readers(source, "image_mask", *marks, *own)
+                readers(source, "image_mask", *MARKS, *own)
                 for source, own in zip(observation.sources, given, strict=True)
             ),
             selection.nan,
@@ -91,7 +93,7 @@ class MaskedBlocks:
         return blocks.spots((*self.masks, *self.weights, *(reader for masks in self.image_masks for reader in masks)))
 
 
-def _laid(value: object, shape: tuple[int, int], name: str, kinds: str, need: str) -> Any:
+def laid(value: object, shape: tuple[int, ...], name: str, kinds: str, need: str) -> Any:
     """Return a mask, or weights, as something that can be sliced, or say why it is none."""
     array: Any = value
     if not (hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")):
@@ -104,4 +106,4 @@ def _laid(value: object, shape: tuple[int, int], name: str, kinds: str, need: st
         return masking.broadcast(array, shape, name)
     if tuple(array.shape) != tuple(shape):
         raise ValueError(f"got {name} of shape {tuple(array.shape)}, need {tuple(shape)}")
-    return chunked.sliceable(array)
+    return array

@@ -88,12 +88,13 @@ class FitPlan:
             return "saturated="
         return "masked arrays" if any(mask is not None for mask in self.masked) else None
 
-    def selection_of(self, group: int, target: int, index: int) -> PlaneSelection:
-        """Return what concerns one target of one observation of a group."""
+    def selection_of(self, group: int, target: int, index: int, *, stored: bool = False) -> PlaneSelection:
+        """Return what concerns one target of one observation of a group, of `stored` volumes without a look at it."""
         observation = self.groups[group][index]
         if observation.plane is not None:
             of_all = target if self.channels == "mixed" else 0
-            return self._volumes[group, of_all, observation.plane.volume].of(observation.plane)
+            volumes = self._stored_volumes if stored else self._volumes
+            return volumes[group, of_all, observation.plane.volume].of(observation.plane)
         parts = 1 if self.numbers == "real" else 2
         index //= parts
         n_channels = len(self.groups[group]) // parts // self.n_pairs
@@ -122,7 +123,14 @@ class FitPlan:
 
     @functools.cached_property
     def _volumes(self) -> dict[tuple[int, int, int], VolumeSelection]:
-        """What is said of the pixels of each volume, by its group, its target if channels are mixed, and its number."""
+        return self._of_volumes(stored=False)
+
+    @functools.cached_property
+    def _stored_volumes(self) -> dict[tuple[int, int, int], VolumeSelection]:
+        return self._of_volumes(stored=True)
+
+    def _of_volumes(self, *, stored: bool) -> dict[tuple[int, int, int], VolumeSelection]:
+        """Return what is said of each volume, by its group, its target if channels are mixed, and its number."""
         found, parts = {}, 1 if self.numbers == "real" else 2
         for group, every in enumerate(self.groups):
             n_lots = len(lots(every)) // parts
@@ -132,10 +140,10 @@ class FitPlan:
                     at = {None: None, "shared": volume % (n_lots // self.n_pairs), "separate": group, "mixed": t}
                     own = [of_target(every[i], t) for i in lot]
                     pair = volume * self.n_pairs // n_lots
-                    found[group, t, number] = self._volume(own, pair, at[self.channels])
+                    found[group, t, number] = self._volume(own, pair, at[self.channels], stored=stored)
         return found
 
-    def _volume(self, own: Sequence[Observation], pair: int, channel: int | None) -> VolumeSelection:
+    def _volume(self, own: Sequence[Observation], pair: int, channel: int | None, *, stored: bool) -> VolumeSelection:
         """Return what is said of the pixels of one volume, given the planes of its target."""
 
         def part(value: object, name: str, at: int | None) -> object:
@@ -154,7 +162,7 @@ class FitPlan:
             nan=given.nan,
             saturated=given.saturated if self.numbers == "real" else None,
         )
-        return VolumeSelection(selection, own, self.n_planes[pair])
+        return VolumeSelection(selection, own, self.n_planes[pair], stored=stored)
 
     def require_numbers(self, numbers: str) -> None:
         """Refuse a pair that is complex where the one of a fit was not, or the other way round."""

@@ -18,6 +18,7 @@ from ..core.estimate import Estimate
 from ..core.mode import infer_mode
 from ..core.model import Model, as_ends
 from . import chunked, mapped
+from .masked_blocks import MARKS, NUMBERED, laid
 from .masking import PlaneSelection, as_mask, as_weights, count_at_ends
 from .observation import REAL, Observation, Plane, Weights, as_array, lots, source_reader, target_reader
 from .reader import Reader
@@ -154,9 +155,22 @@ def _places(start: int, count: int, n: int, boundary: str | None) -> list[int | 
 
 def images_under(conv: geometry.Convention, at: int, n_images: int, kernel: Any) -> list[int | None]:
     """Return which plane of an image each source of a target plane is under a boundary, as `lay_planes` has them."""
-    row = geometry.lay_out((1, n_images), (1, kernel[0]), along(conv, slice(0, 1)))
-    places = _places(conv.stride[0] * (at - row.offset[1]) - row.before[1], kernel[0], n_images, conv.boundary)
+    row, start = _under(conv, at, n_images, kernel[0])
+    places = _places(start, kernel[0], n_images, conv.boundary)
     return places[::-1] if row.flipped else places
+
+
+def _under(conv: geometry.Convention, at: int, n_images: int, depth: int) -> tuple[geometry.Geometry, int]:
+    """Return the geometry along the depth, and where what is read for a target plane begins among the image's."""
+    row = geometry.lay_out((1, n_images), (1, depth), along(conv, slice(0, 1)))
+    return row, conv.stride[0] * (at - row.offset[1]) - row.before[1]
+
+
+def runs_under(plane: Plane, count: int, n_images: int) -> list[geometry.Run]:
+    """Return which planes of an image are read for some target planes from one on, as `axis_runs` does."""
+    conv, depth = plane.convention, len(plane.images)
+    _, start = _under(conv, plane.at, n_images, depth)
+    return geometry.axis_runs(start, start + conv.stride[0] * (count - 1) + depth, n_images, conv.boundary)
 
 
 def require_determined(observations: Sequence[Observation], *, determined: bool = True) -> None:
@@ -184,12 +198,26 @@ def require_determined(observations: Sequence[Observation], *, determined: bool 
 class VolumeSelection:
     """What a user says of the pixels of one volume that do not count, asked for plane by plane."""
 
-    def __init__(self, given: Any, observations: Sequence[Observation], n_images: int) -> None:
+    def __init__(self, given: Any, observations: Sequence[Observation], n_images: int, *, stored: bool = False) -> None:
         """Judge it: `given` has masks, image_masks, weights, nan and saturated as in `PlaneSelection`."""
+        # Of what is `stored` no value is looked at here: block by block somebody else judges those.
         plane = observations[0].plane
         assert plane is not None
-        self.given, shape = given, plane.shape
+        self.given, self.stored, shape = given, stored, plane.shape
         image = (n_images, *observations[0].geometry.image_shape)
+        if stored:
+            self.masks: list[Any] = [laid(mask, shape, "mask", *MARKS) for mask in given.masks if mask is not None]
+            self.image_masks: list[list[Any]] = [
+                [
+                    laid(mask, image, "image_mask", *MARKS)
+                    for mask in own
+                    if mask is not None and getattr(mask, "few", True)
+                ]
+                for own in given.image_masks
+            ]
+            self.weights: Any = None if given.weights is None else laid(given.weights, shape, "weights", *NUMBERED)
+            self.saturated = given.saturated
+            return
         self.masks = [as_mask(mask, shape, "mask") for mask in given.masks]
         #: of each channel
         self.image_masks = [[as_mask(mask, image, "image_mask") for mask in own] for own in given.image_masks]
@@ -211,18 +239,23 @@ class VolumeSelection:
     def of(self, plane: Plane) -> PlaneSelection:
         """Return what concerns a plane."""
         return PlaneSelection(
-            masks=tuple(None if mask is None else mask[plane.at] for mask in self.masks),
+            masks=tuple(_on(mask, plane.at, stored=self.stored) for mask in self.masks),
             image_masks=tuple(
-                tuple(None if mask is None or i is None else mask[i] for mask in own)
+                tuple(None if i is None else _on(mask, i, stored=self.stored) for mask in own)
                 for own in self.image_masks
                 for i in plane.images
             )
             if any(mask is not None for mask in self.image_masks)
             else (),
-            weights=None if self.weights is None else self.weights[plane.at],
+            weights=_on(self.weights, plane.at, stored=self.stored),
             nan=self.given.nan,
             saturated=self.saturated,
         )
+
+
+def _on(value: Any, at: int, *, stored: bool) -> Any:
+    """Return a plane of a mask, or of weights."""
+    return None if value is None else chunked.Plane(value, 0, at) if stored else value[at]
 
 
 def merged(notes: Sequence[str], n_pixels: int) -> list[str]:

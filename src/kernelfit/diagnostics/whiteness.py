@@ -393,7 +393,8 @@ def _windows(
     own = [None if weights is None else weights[at] for at in run]
     counts: Weights | None = own[0]
     if weights is not None and len(run) > 1:
-        counts = np.any([np.asarray(one) > 0 for one in own], axis=0)
+        here = all(hasattr(one, "__array__") for one in own)  # others are too far away to be looked at whole
+        counts = np.any([np.asarray(one) > 0 for one in own], axis=0) if here else None
     where = places_of_noise(observations[run[0]], counts)
     if weights is None and observations[run[0]].plane is not None:
         return *_of_planes(observations, fit, run, *where), None

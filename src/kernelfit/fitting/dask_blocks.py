@@ -8,6 +8,7 @@ residual.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,14 +18,13 @@ import numpy as np
 from ..compiled.threads import Progress
 from ..core import geometry
 from ..core.background import Elimination, eliminated, settled
-from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
-from ..data import blocks, chunked, masking
+from ..data import blocks, chunked, masking, volumes
 from ..data.masked_blocks import MaskedBlocks
-from ..data.observation import Observation, of_target
+from ..data.observation import Observation, Plane, lots, of_target
 from ..data.plan import FitPlan
-from ..data.reader import whole_slice
+from ..data.reader import Reader, whole_slice
 from . import dask_tasks
 from .checkpoint import Checkpoint
 from .dask_portions import Unit, added, fewer, kept_sums, sums
@@ -35,12 +35,14 @@ from .dask_tasks import Block, Lazy, Marks, Piece, Stored, Sums, Whole
 class BlockGroup:
     """The observations of a group on Dask, or anything else, as blocks; `state` keeps each pass's sums in a file."""
 
+    # A block is of a pair, or of a volume, whose planes are observations that belong together (a lot); so are sums.
+
     def __init__(
         self,
         plan: FitPlan,
         group: int,
         method: str,
-        sides: Shape | None,
+        sides: tuple[int, ...] | None,
         progress: Progress | None = None,
         state: Checkpoint | None = None,
     ) -> None:
@@ -51,67 +53,84 @@ class BlockGroup:
         self.clipped: list[list[str]] = [[] for _ in plan.groups[group][0].targets]  # of each target, in words
         #: For each observation and target what excludes or weighs pixels, None if nothing does.
         self.masked: list[list[MaskedBlocks | None]] = [
-            [MaskedBlocks.of(of_target(one, t), plan.selection_of(group, t, i)) for t in range(self.n_targets)]
+            [
+                MaskedBlocks.of(of_target(one, t), plan.selection_of(group, t, i, stored=True))
+                for t in range(self.n_targets)
+            ]
             for i, one in enumerate(self.observations)
         ]
-        self.sides = sides
+        self.sides, self.lots = sides, lots(self.observations)
         self._stores: dict[str, Any] = {}
         self._recipes: list[Any] = []
         self._planes: dict[int, Any] = {}
         self._cut()
 
     def _cut(self) -> None:
-        """Cut all observations into blocks."""
-        self.blocks = [self._blocks(i, one) for i, one in enumerate(self.observations)]
+        """Cut all lots into blocks."""
+        self.blocks = [self._blocks(number, lot) for number, lot in enumerate(self.lots)]
 
-    def _blocks(self, index: int, observation: Observation) -> list[tuple[Block, list[list[Any]], list[Any]]]:
-        """Cut an observation into blocks, each with its part of the graph unless it only reads a store."""
-        own, marks = self.masked[index], None
-        field = observation.geometry.convention.field
-        n_functions = 1 if field is None else field.n
-        wide = images = dataclasses.replace(observation, sources=observation.sources[::n_functions])
-        boxes = blocks.cut(observation, self.sides, 2 * blocks.FAN)  # at least two tasks
-        if any(one is not None for one in own):
-            first = next(one for one in own if one is not None)
+    def _blocks(self, number: int, lot: Sequence[int]) -> list[tuple[Block, list[list[Any]], list[Any]]]:
+        """Cut a lot into blocks, each with its part of the graph unless it only reads a store."""
+        own, marks = [self.observations[i] for i in lot], None
+        first, field = own[0], own[0].geometry.convention.field
+        # the sources of an image are each there once for each function, those of a volume for each plane of the kernel
+        n = (1 if field is None else field.n) if first.plane is None else len(first.plane.images)
+        every = ((at, d) for at, one in enumerate(own) for d in range(n))
+        there = ((at, d) for at, d in every if (plane := own[at].plane) is None or plane.images[d] is not None)
+        at, d = next(there, (0, 0))  # of a volume what holds the image, if any of it is seen at all
+        sources, targets, known = [*own[at].sources[d::n]], [*first.targets], self.masked[lot[at]]
+        n_sources = len(sources)
+        if any(one is not None for one in known):
+            some = next(one for one in known if one is not None)
             marks = Marks(
-                tuple(len(masks) for masks in first.image_masks[::n_functions]),
-                tuple(0 if one is None else len(one.masks) for one in own),
-                tuple(0 if one is None else len(one.weights) for one in own),
-                first.nan,
-                tuple(None if one is None else one.saturated for one in own),
+                tuple(len(masks) for masks in some.image_masks[d::n]),
+                tuple(0 if one is None else len(one.masks) for one in known),
+                tuple(0 if one is None else len(one.weights) for one in known),
+                some.nan,
+                tuple(None if one is None else one.saturated for one in known),
             )
-            wide = dataclasses.replace(
-                observation,
-                sources=(*images.sources, *(mask for masks in first.image_masks[::n_functions] for mask in masks)),
-                targets=(
-                    *observation.targets,
-                    *(reader for one in own if one is not None for reader in (*one.masks, *one.weights)),
-                ),
-            )
-        return [self._block(wide, images, box, marks) for box in boxes]
+            sources += [mask for masks in some.image_masks[d::n] for mask in masks]
+            targets += [reader for one in known if one is not None for reader in (*one.masks, *one.weights)]
+        wide = dataclasses.replace(first, sources=tuple(sources), targets=tuple(targets))
+        counts, fill = (n_sources, self.n_targets), first.geometry.convention.fillvalue
+        empty = Block(first.geometry, (), fill, self.method, first.background, *counts, marks)
+        n_images = 0 if first.plane is None else self.plan.n_planes[number * self.plan.n_pairs // len(self.lots)]
+        boxes = blocks.cut_lot(own, self.sides, 2 * blocks.FAN)  # at least two tasks
+        return [self._block(empty, wide, own, box, n_images) for box in boxes]
 
     def _block(
-        self, wide: Observation, observation: Observation, box: blocks.Box, marks: Marks | None
+        self,
+        empty: Block,
+        wide: Observation,
+        own: Sequence[Observation],
+        box: blocks.Box | blocks.Cuboid,
+        n_images: int,
     ) -> tuple[Block, list[list[Any]], list[Any]]:
-        part = blocks.sub_observation(wide, box)
-        pieces, sources = [], []
+        part, planes = blocks.sub_observation(wide, box), tuple[Plane, ...]()
+        under: list[list[geometry.Run]] = []
+        if isinstance(box, blocks.Cuboid):
+            planes = tuple(one.plane for one in own[box.first : box.first + box.planes] if one.plane is not None)
+            under = [volumes.runs_under(planes[0], len(planes), n_images)]
+        pieces, sources, targets = [], [], []
         for reader in part.sources:
-            (top, left), (height, width) = (-reader.before[0], -reader.before[1]), reader.shape
-            rows = geometry.axis_runs(top, top + height, reader.array.shape[0], reader.boundary)
-            cols = geometry.axis_runs(left, left + width, reader.array.shape[1], reader.boundary)
-            own = [(Piece(r, c, (h, w), (down, across)), y, x) for r, y, h, down in rows for c, x, w, across in cols]
-            pieces.append(tuple(piece for piece, _, _ in own))
-            sources.append([None if y is None or x is None else self._slice(reader.array, p, y, x) for p, y, x in own])
-        targets = [self._slice(r.array, Piece(0, 0, r.shape, (1, 1)), -r.before[0], -r.before[1]) for r in part.targets]
-        counts = len(observation.sources), len(observation.targets)
-        conv = part.geometry.convention
-        found = Block(part.geometry, tuple(pieces), conv.fillvalue, self.method, observation.background, *counts, marks)
-        return found, sources, targets
+            axes = zip(reader.before, reader.shape, reader.array.shape, strict=True)
+            runs = [*under, *(geometry.axis_runs(-b, k - b, n, reader.boundary) for b, k, n in axes)]
+            every: list[Any] = [tuple(zip(*each, strict=True)) for each in itertools.product(*runs)]
+            pieces.append(tuple(Piece(at, shape, steps) for at, _, shape, steps in every))
+            starts = [start for _, start, *_ in every]
+            both = zip(pieces[-1], starts, strict=True)
+            sources.append([None if None in start else self._slice(reader, piece, start) for piece, start in both])
+        for reader in part.targets:
+            shape = (len(planes), *reader.shape)[not planes :]
+            piece, start = Piece((0,) * len(shape), shape, (1,) * len(shape)), [-before for before in reader.before]
+            targets.append(self._slice(reader, piece, [*(one.at for one in planes[:1]), *start]))
+        return empty._replace(plan=part.geometry, pieces=tuple(pieces), planes=planes), sources, targets
 
-    def _slice(self, array: Any, piece: Piece, row: int, col: int) -> Any:
+    def _slice(self, reader: Reader, piece: Piece, starts: Sequence[int]) -> Any:
         """Return the stored pixels of a piece: something to call, or a collection that the scheduler has to make."""
-        array = self.source(array)
-        key = (whole_slice(row, piece.shape[0], piece.steps[0]), whole_slice(col, piece.shape[1], piece.steps[1]))
+        array: Any = reader.array.array if isinstance(reader.array, chunked.Chunked) else reader.array
+        array = self.source(array.array if len(starts) == 3 else array)
+        key = tuple(map(whole_slice, starts, piece.shape, piece.steps))
         if not self.dask.is_dask_collection(array):
             if not isinstance(array, np.ndarray):
                 return Stored(array, key)
@@ -138,23 +157,21 @@ class BlockGroup:
         return len(self._recipes) - 1
 
     def source(self, array: Any) -> Any:
-        """Return what holds the pixels of a plane: a Dask array of two axes if it is one."""
+        """Return what holds the pixels of a plane, or volume: a Dask array, or one in memory, of so many axes."""
         array = array.array if isinstance(array, chunked.Chunked) else array
-        plane = array if isinstance(array, chunked.Plane) else None
-        whole = array if plane is None else plane.array
-        if not self.dask.is_dask_collection(whole):
-            return array
-        whole = whole.data if hasattr(whole, "dims") else whole  # xarray
-        if plane is None:
-            return whole
-        if id(plane) not in self._planes:
-            at: list[Any] = [slice(None)] * 3
-            at[plane.axis] = plane.index
-            self._planes[id(plane)] = whole[tuple(at)]
-        return self._planes[id(plane)]
+        if isinstance(array, chunked.Plane):
+            whole = self.source(array.array)
+            if not (isinstance(whole, np.ndarray) or self.dask.is_dask_collection(whole)):
+                return array
+            if id(array) not in self._planes:
+                at: list[Any] = [slice(None)] * len(whole.shape)
+                at[array.axis] = array.index
+                self._planes[id(array)] = whole[tuple(at)]
+            return self._planes[id(array)]
+        return array.data if self.dask.is_dask_collection(array) and hasattr(array, "dims") else array  # xarray
 
     def parts(self, index: int, work: Callable[..., Any], *more: Any) -> list[Any]:
-        """Return what `work` makes of the blocks of an observation, some blocks each, to be computed."""
+        """Return what `work` makes of the blocks of a lot, some blocks each, to be computed."""
         delayed = self.dask.delayed
         each = delayed(dask_tasks.each, pure=False)
         kept = [delayed(m) if isinstance(m, np.ndarray) else m for m in more]
@@ -174,23 +191,23 @@ class BlockGroup:
         return {one.recipe: self._recipes[one.recipe] for one in every if isinstance(one, Lazy)}
 
     def total(self, index: int, work: Callable[..., Any], *more: Any) -> Any:
-        """Return the sum over the blocks of an observation of what `work` makes of them, to be computed."""
+        """Return the sum over the blocks of a lot of what `work` makes of them, to be computed."""
         return added(self.dask, self.parts(index, work, *more))
 
     def totals(self, work: Callable[..., Any], *more: Sequence[Any]) -> list[Any]:
-        """Compute the sums of each observation; `more` holds arguments for each of them."""
+        """Compute the sums of each lot; `more` holds arguments for each of them."""
         if self.state is None:
-            parts = [self.parts(i, work, *(m[i] for m in more)) for i in range(len(self.observations))]
+            parts = [self.parts(i, work, *(m[i] for m in more)) for i in range(len(self.lots))]
             return sums(self.dask, parts, self.progress)
         units = [
             unit._replace(places=[(i, t) for t in range(self.n_targets)])
             for i, unit in enumerate(self.units(work, *more))
         ]
         found = kept_sums(self.dask, units, self.state, self._asked(work, *more), self.progress)
-        return [[found.at(i, t).whole.total() for t in range(self.n_targets)] for i in range(len(self.observations))]
+        return [[found.at(i, t).whole.total() for t in range(self.n_targets)] for i in range(len(self.lots))]
 
     def units(self, work: Callable[..., Any], *more: Sequence[Any]) -> list[Unit]:
-        """Return the sums of the observations as what can be kept, each value for the group's kernel."""
+        """Return the sums of the lots as what can be kept, each value for the group's kernel."""
         places = [(self.group, t) for t in range(self.n_targets)]
         return [
             Unit(-(-len(own) // blocks.FAN), functools.partial(self.parts, i, work, *(m[i] for m in more)), places)
@@ -210,13 +227,13 @@ class BlockGroup:
         return not any(self.dask.is_dask_collection(s) for s in [*(s for own in sources for s in own), *targets])
 
     def sums(self) -> list[list[Any]]:
-        """Return sums of blocks, few of each observation, to be computed: what `together` takes."""
+        """Return sums of blocks, few of each lot, to be computed: what `together` takes."""
         # one task more is a message there and one back, for which no worker does anything
-        most = blocks.FAN if len(self.observations) == 1 else 1
-        return [fewer(self.dask, self.parts(i, dask_tasks.equations), most) for i in range(len(self.observations))]
+        most = blocks.FAN if len(self.lots) == 1 else 1
+        return [fewer(self.dask, self.parts(i, dask_tasks.equations), most) for i in range(len(self.lots))]
 
     def computed_equations(self) -> list[NormalEquations]:
-        """Compute the equations of each target, of all observations."""
+        """Compute the equations of each target, of all lots."""
         if self.state is not None:
             units = self.units(dask_tasks.equations)
             kept = kept_sums(self.dask, units, self.state, self._asked(dask_tasks.equations), self.progress)
@@ -230,13 +247,14 @@ class BlockGroup:
     def counted_equations(self, *, automatic: bool) -> tuple[list[NormalEquations], list[str]]:
         """Compute the equations of each target, and what was excluded, no saturated pixels where most are."""
         found, notes = self.computed_equations(), []
-        n_pixels = [one.geometry.n_pixels for one in self.observations]
+        n_pixels = [sum(self.observations[i].geometry.n_pixels for i in lot) for lot in self.lots]
         least = [max(0.05 * n, 10 * found[0].n_taps) for n in n_pixels]
         doubtful = len(n_pixels) > 1 or any(stats.n_pixels < least[0] for stats in found)
         counts: list[Any] = []
         if automatic and doubtful and any(one is not None and one.saturated for own in self.masked for one in own):
             counts = self.totals(dask_tasks.at_ends)
-        for i, (one, own) in enumerate(zip(self.observations, counts, strict=False)):
+        for i, own in enumerate(counts):
+            one = self.observations[self.lots[i][0]]
             for t, (count,) in enumerate(own):
                 if count and n_pixels[i] - count < least[i]:
                     dtype = one.targets[t].array.dtype
@@ -249,15 +267,16 @@ class BlockGroup:
             found = self.computed_equations()
         return [determined(stats) for stats in found], notes + self._excluded(found[0])
 
-    def use_saturated(self, index: int, target: int) -> None:
+    def use_saturated(self, lot: int, target: int) -> None:
         """Let the saturated pixels of a target count; the blocks are to be cut anew."""
-        own = self.masked[index][target]
-        if own is not None:
-            self.masked[index][target] = dataclasses.replace(own, saturated=None)
+        for index in self.lots[lot]:
+            own = self.masked[index][target]
+            if own is not None:
+                self.masked[index][target] = dataclasses.replace(own, saturated=None)
 
     def use_all_saturated(self) -> None:
         """Let saturated pixels count everywhere."""
-        for i in range(len(self.observations)):
+        for i in range(len(self.lots)):
             for t in range(self.n_targets):
                 self.use_saturated(i, t)
         self._cut()
@@ -283,9 +302,9 @@ class BlockGroup:
         return [f"{n - n_counted} of {n} target pixels excluded: {'; or '.join(why)}"]
 
     def residuals(self, taps: Array, eliminations: Sequence[Sequence[Elimination]]) -> list[list[Array]]:
-        """Return the sums of the residual of kernels (targets, taps) and best surfaces, by observation and target."""
+        """Return the sums of the residual of kernels (targets, taps) and best surfaces, by lot and target."""
         unknowns = []
-        for i in range(len(self.observations)):
+        for i in range(len(self.lots)):
             beside = [
                 own[i].coefficients_at(one[None])[0] if own else np.zeros(0)
                 for own, one in zip(eliminations, taps, strict=True)
@@ -299,7 +318,7 @@ def _in(observation: Observation) -> str:
 
 
 def together(sums: list[list[Sums]]) -> list[NormalEquations]:
-    """Return the equations of each target from sums of each observation, their backgrounds eliminated."""
+    """Return the equations of each target from sums of each lot, their backgrounds eliminated."""
     totals = [dask_tasks.added(own) for own in sums]
     return [
         settled(blocks.in_tree([eliminated(own[t]) for own in totals], operator.add)) for t in range(len(totals[0]))
@@ -316,12 +335,15 @@ def determined(stats: NormalEquations) -> NormalEquations:
     return stats
 
 
-def unmasked(value: Any) -> tuple[Any, Any]:
+def unmasked(value: Any, ndim: int = 2) -> tuple[Any, Any]:
     """Return an array, or a list of them, without masks, and the masks; Dask's masked arrays included."""
     if isinstance(value, (list, tuple)) and any(getattr(item, "ndim", 0) > 1 for item in value):
-        data, found = zip(*(unmasked(item) for item in value), strict=True)
+        data, found = zip(*(unmasked(item, ndim) for item in value), strict=True)
         return list(data), None if all(mask is None for mask in found) else list(found)
     if isinstance(getattr(value, "_meta", None), np.ma.MaskedArray):
         masked = import_dask().array.ma
         return masked.getdata(value), masked.getmaskarray(value)
-    return masking.unmasked(value)
+    bare, mask = masking.unmasked(value)
+    if ndim == 3 and isinstance(bare, np.ndarray | list | tuple):  # whose planes are to know their volume
+        bare = chunked.Plane(np.asarray(bare)[None], 0, 0)
+    return bare, mask

@@ -10,7 +10,6 @@ import numpy as np
 
 from ..core.background import Elimination, eliminations_of
 from ..core.estimate import Estimate
-from ..core.geometry import Shape
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data.observation import Observation, of_target
@@ -33,11 +32,11 @@ _MOST_TAPS = 8000
 
 
 def fit(
-    plan: FitPlan, settings: Settings, sides: Shape | None, checkpoint: Callable[[], Checkpoint] | None = None
+    plan: FitPlan, settings: Settings, sides: tuple[int, ...] | None, checkpoint: Callable[[], Checkpoint] | None = None
 ) -> Estimate:
     """Find the kernels of a plan; `checkpoint` opens the file that keeps the sums of each pass."""
     # What needs all pixels side by side (spectra, weights from the residual) is read block by block on this machine.
-    n_taps = math.prod(plan.model.kernel_shape) * len(plan.groups[0][0].sources)
+    n_taps = plan.groups[0][0].geometry.n_taps * len(plan.groups[0][0].sources)
     plain = isinstance(settings.solver, ConjugateGradient) and settings.solver.plain
     if plain and n_taps <= _MOST_TAPS:
         settings = dataclasses.replace(settings, solver=LeastSquares())  # the exact statistics are at hand

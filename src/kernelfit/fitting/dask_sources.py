@@ -47,7 +47,7 @@ class Brought:
                 graph[key] = Task(key, dask_tasks.made, start, node.func, *node.args, **node.kwargs)
         self.graph = HighLevelGraph({self.name: graph}, {self.name: set()})
 
-    def of(self, key: tuple[slice, slice]) -> tuple[list[Any], list[Any], tuple[slice, slice], Any]:
+    def of(self, key: tuple[slice, ...]) -> tuple[list[Any], list[Any], tuple[slice, ...], Any]:
         """Return the arguments of `dask_tasks.joined` for some slices."""
         from dask.delayed import Delayed
 

@@ -14,29 +14,29 @@ import numpy as np
 import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
-from ..core.geometry import Geometry, Shape
+from ..compiled.threads import add
+from ..core.geometry import Geometry
 from ..core.validation import Array
 from ..data import blocks, chunked, masking
 from ..data.cells import Cells
 from ..data.masked_blocks import MaskedBlocks
-from ..data.observation import Observation, WeightedObservation, extended_weights, of_target
+from ..data.observation import Observation, Plane, WeightedObservation, extended_weights, of_target
 from ..data.reader import Reader
 from ..data.zarr_local import direct
 from ..engines.accumulation import residual_moments
 from ..engines.weighted_pass import residual
-from .equations import block_equations
+from .equations import lot_equations
 
 #: Bytes of a store's chunks that a task may keep.
 _ROOM = 2**26
 
 
 class Piece(NamedTuple):
-    """A part of an extended image: where it stands, its extent, its steps (0 or -1 beyond an edge)."""
+    """A part of an extended image, or volume: where it stands, its extent, its steps (0 or -1 beyond an edge)."""
 
-    row: int
-    col: int
-    shape: Shape
-    steps: Shape
+    at: tuple[int, ...]
+    shape: tuple[int, ...]
+    steps: tuple[int, ...]
 
 
 class Recipe:
@@ -53,7 +53,7 @@ class Recipe:
         self._begin()
 
     def _begin(self) -> None:
-        self._kept: OrderedDict[Shape, npt.NDArray[Any]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, ...], npt.NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> tuple[Any, ...]:
@@ -88,7 +88,7 @@ class Recipe:
                 break
         return found
 
-    def chunk(self, at: Shape) -> npt.NDArray[Any]:
+    def chunk(self, at: tuple[int, ...]) -> npt.NDArray[Any]:
         """Return a chunk."""
         from dask.local import get_sync
 
@@ -97,14 +97,14 @@ class Recipe:
                 self._kept.move_to_end(at)
                 return self._kept[at]
         key = (self.name, *at)
-        pixels = np.asarray(get_sync(self.graph(key), key))
+        pixels = np.asarray(get_sync(self.graph(key), key))  # type: ignore[arg-type]
         with self._lock:
             self._kept[at] = pixels
             while sum(p.nbytes for p in self._kept.values()) > self.ROOM and len(self._kept) > 1:
                 self._kept.popitem(last=False)
         return pixels
 
-    def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
+    def __getitem__(self, key: tuple[slice, ...]) -> npt.NDArray[Any]:
         places = places_in(self.ends, key)
         return joined([self.chunk(at) for at, _, _ in places], [(to, own) for _, to, own in places], key, self.dtype)
 
@@ -139,7 +139,7 @@ class Lazy(NamedTuple):
     """A part of what a recipe makes, which stands at a place in the list of all."""
 
     recipe: int
-    key: tuple[slice, slice]
+    key: tuple[slice, ...]
 
 
 def bound(sources: Any, recipes: Mapping[int, Recipe], stores: dict[int, Any]) -> Any:
@@ -156,6 +156,8 @@ def bound(sources: Any, recipes: Mapping[int, Recipe], stores: dict[int, Any]) -
 def _shared(array: Any) -> Any:
     """Return a store as the blocks of a task read it, by this thread: chunks that more need are kept if they may."""
     array = direct(array)
+    if len(array.shape) > 2:
+        return array
     ends = chunked.boundaries(array)
     cells = Cells(array, _ROOM // 16, ends)
     return chunked.Chunked(array, cells) if cells.ends == ends and cells.limit <= _ROOM else array
@@ -164,7 +166,7 @@ def _shared(array: Any) -> Any:
 class Stored:
     """A slice of something that can be sliced, read where it is needed."""
 
-    def __init__(self, array: Any, key: tuple[slice, slice]) -> None:
+    def __init__(self, array: Any, key: tuple[slice, ...]) -> None:
         self.array, self.key = array, key
 
     def __call__(self) -> Any:
@@ -175,7 +177,7 @@ class Stored:
 class Marks(NamedTuple):
     """What excludes or weighs pixels of a block: how its further readers are to be understood."""
 
-    image_masks: tuple[int, ...]  # number of masks of each image, which follow the images
+    image_masks: tuple[int, ...]  # number of masks of each image (channel of a volume), which follow the images
     #: masks, weights: number of masks and of weights of each target, which follow the targets
     masks: tuple[int, ...]
     weights: tuple[int, ...]
@@ -194,6 +196,22 @@ class Block(NamedTuple):
     n_sources: int
     n_targets: int
     marks: Marks | None
+    planes: tuple[Plane, ...] = ()  # those of a volume's target; `plan` is of each
+
+    @property
+    def places(self) -> list[Sequence[int]]:
+        """For each plane of the target which planes of what is read its sources are, of an image the only one."""
+        if not self.planes:
+            return [(0,)]
+        depth, step = len(self.planes[0].images), self.planes[0].convention.stride[0]
+        every = [range(step * at, step * at + depth) for at in range(len(self.planes))]
+        return [one[::-1] for one in every] if self.plan.flipped else list(every)
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Shape of what is read of an image, or volume."""
+        shape = self.plan.extended_shape
+        return (max(self.places[-1]) + 1, *shape) if self.planes else shape
 
 
 class Whole:
@@ -214,68 +232,83 @@ def _pixels(source: Any) -> npt.NDArray[Any]:
     return np.asarray(source() if isinstance(source, Stored) else source)
 
 
-def _assembled(pieces: Sequence[Piece], sources: Sequence[Any], shape: Shape, fillvalue: float) -> npt.NDArray[Any]:
+def _assembled(
+    pieces: Sequence[Piece], sources: Sequence[Any], shape: tuple[int, ...], fillvalue: float
+) -> npt.NDArray[Any]:
     """Put the pieces of an extended image together; where there is no source the fill value stands."""
     parts = [None if s is None else _pixels(s) for s in sources]
-    if len(parts) == 1 and parts[0] is not None and pieces[0].steps == (1, 1):
+    if len(parts) == 1 and parts[0] is not None and set(pieces[0].steps) == {1}:
         return parts[0]
     known = [p.dtype for p in parts if p is not None]
     out = np.full(shape, fillvalue, np.float64 if len(known) < len(parts) else known[0])
-    for (row, col, (height, width), (down, across)), part in zip(pieces, parts, strict=True):
+    for (start, sides, steps), part in zip(pieces, parts, strict=True):
         if part is not None:
-            out[row : row + height, col : col + width] = part[:: down or 1, :: across or 1]
+            place = tuple(slice(first, first + n) for first, n in zip(start, sides, strict=True))
+            out[place] = part[tuple(slice(None, None, step or 1) for step in steps)]
     return out
 
 
-def _read(block: Block, sources: Sequence[Sequence[Any]], targets: Sequence[Any]) -> tuple[Observation, list[Any]]:
-    """Read the pixels of a block; return it, and for each target its weights, None if all pixels count alike."""
+def _read(
+    block: Block, sources: Sequence[Sequence[Any]], targets: Sequence[Any]
+) -> tuple[list[Observation], list[list[Any]]]:
+    """Read the pixels of a block: its observations, of each target of each its weights, None if all count alike."""
     plan, marks = block.plan, block.marks
     beyond = [block.fillvalue] * block.n_sources + [0.0] * (len(sources) - block.n_sources)
-    images = tuple(
-        Reader(_assembled(p, s, plan.extended_shape, fill), plan.extended_shape)
-        for p, s, fill in zip(block.pieces, sources, beyond, strict=True)
-    )
+    every = zip(block.pieces, sources, beyond, strict=True)
+    images, results = [_assembled(p, s, block.extent, fill) for p, s, fill in every], [_pixels(t) for t in targets]
+    if not block.planes:
+        images, results = [one[None] for one in images], [one[None] for one in results]
     functions = extended_weights(plan)
-    own = tuple(dataclasses.replace(r, weight=w) for r in images[: block.n_sources] for w in functions)
-    results = tuple(Reader(_pixels(t), plan.size) for t in targets)
-    observation = Observation(plan, own, results[: block.n_targets], background=block.background)
-    if marks is None:
-        return observation, [None] * block.n_targets
-    alone = blocks.alone(observation)
-    more = iter(images[block.n_sources :])
-    each = tuple(tuple(itertools.islice(more, n)) for n in marks.image_masks)
-    image_masks = tuple(one for one in each for _ in functions)
-    rest = iter(results[block.n_targets :])
-    items = []
-    for t, (n_masks, n_weights) in enumerate(zip(marks.masks, marks.weights, strict=True)):
-        masks, weights = tuple(itertools.islice(rest, n_masks)), tuple(itertools.islice(rest, n_weights))
-        one = of_target(alone, t)
-        boxed = MaskedBlocks(one, masks, weights, image_masks, marks.nan, marks.saturated[t])
-        items.append(boxed.item(blocks.Box(0, 0, *plan.size), one))
-    return observation, items
+    observations, items = list[Observation](), list[list[Any]]()
+    for at, places in enumerate(block.places):
+        extended = [[Reader(one[i], plan.extended_shape) for i in places] for one in images]
+        own = tuple(
+            dataclasses.replace(r, weight=w) for one in extended[: block.n_sources] for r in one for w in functions
+        )
+        seen = [Reader(one[at], plan.size) for one in results]
+        plane = block.planes[at] if block.planes else None
+        one = Observation(plan, own, tuple(seen[: block.n_targets]), background=block.background, plane=plane)
+        observations.append(one)
+        if marks is None:
+            items.append([None] * block.n_targets)
+            continue
+        alone, more = blocks.alone(one), iter(extended[block.n_sources :])
+        masks_of = [list(itertools.islice(more, n)) for n in marks.image_masks]
+        image_masks = tuple(
+            tuple(mask[i] for mask in masks) for masks in masks_of for i in range(len(places)) for _ in functions
+        )
+        rest, found = iter(seen[block.n_targets :]), []
+        for t, (n_masks, n_weights) in enumerate(zip(marks.masks, marks.weights, strict=True)):
+            masks, weights = tuple(itertools.islice(rest, n_masks)), tuple(itertools.islice(rest, n_weights))
+            single = of_target(alone, t)
+            boxed = MaskedBlocks(single, masks, weights, image_masks, marks.nan, marks.saturated[t])
+            found.append(boxed.item(blocks.Box(0, 0, *plan.size), single))
+        items.append(found)
+    return observations, items
 
 
 @one_blas_thread
 def equations(block: Block, sources: Any, targets: Any) -> Sums:
     """Return the equations of each target, the background not eliminated."""
     with _placed(block):
-        observation, items = _read(block, sources, targets)
-        return Sums(block_equations(observation, items, block.method, 1))
+        observations, items = _read(block, sources, targets)
+        return Sums(lot_equations(observations, items, block.method, 1))
 
 
 @one_blas_thread
 def residuals(block: Block, sources: Any, targets: Any, unknowns: Array) -> Sums:
     """Return ``A'Wr`` and ``r'Wr`` of each target in one array; A holds the columns of the background, too."""
     with _placed(block):
-        observation, items = _read(block, sources, targets)
-        if block.background is None and all(item is None for item in items):
+        observations, items = _read(block, sources, targets)
+        if block.background is None and all(item is None for own in items for item in own):
             kernels = unknowns.reshape(block.n_targets, -1, *block.plan.kernel_shape)
-            moments, energies = residual_moments(observation, kernels, block.method, 1)
+            every = (residual_moments(one, kernels, block.method, 1) for one in observations)
+            moments, energies = add(every)
             return Sums(np.append(moment, energy) for moment, energy in zip(moments, energies, strict=True))
         out = []
-        for t, item in enumerate(items):
-            one = item or _whole(of_target(observation, t))
-            left = residual([one], unknowns[t], block.method, 1)
+        for t, taps in enumerate(unknowns):
+            own = [item[t] or _whole(of_target(one, t)) for one, item in zip(observations, items, strict=True)]
+            left = residual(own, taps, block.method, 1)
             out.append(np.append(left.moment, left.energy))
         return Sums(out)
 
@@ -297,7 +330,8 @@ def at_ends(block: Block, sources: Any, targets: Any) -> Sums:  # noqa: ARG001
 @contextlib.contextmanager
 def _placed(block: Block) -> Iterator[None]:
     """Say in which block an error was found."""
-    where = f"in the block of target pixels that starts at {block.plan.offset}"
+    start = (*(one.at for one in block.planes[:1]), *block.plan.offset)
+    where = f"in the block of target pixels that starts at {start}"
     try:
         yield
     except ValueError as error:

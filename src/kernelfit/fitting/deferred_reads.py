@@ -33,9 +33,10 @@ def with_deferred_reads(
     compute, source = dask
 
     def seen(readers: Sequence[Reader]) -> tuple[Reader, ...]:
-        return tuple(
-            dataclasses.replace(r, array=reads.setdefault(id(r.array), _Deferred(source(r.array)))) for r in readers
-        )
+        for r in readers:
+            if id(r.array) not in reads:
+                reads[id(r.array)] = _Deferred(source(r.array), r.array if observations[0].plane else None)
+        return tuple(dataclasses.replace(r, array=reads[id(r.array)]) for r in readers)
 
     own: list[Observation] = []
     weights: list[Any] = []
@@ -68,8 +69,8 @@ def with_deferred_reads(
 class _Deferred:
     """An array of which a few slices are read on this side: noted while it reads as zero, and brought all at once."""
 
-    def __init__(self, array: Any) -> None:
-        self.array = array
+    def __init__(self, array: Any, plane: Any = None) -> None:
+        self.array, self.late = array, array if plane is None else plane  # planes keep the chunks that they share
         self.shape, self.dtype = array.shape, array.dtype
         self.slices: dict[tuple[int, int, int, int], Any] = {}
         self.here = False
@@ -77,7 +78,7 @@ class _Deferred:
     def __getitem__(self, key: tuple[slice, slice]) -> npt.NDArray[Any]:
         (top, bottom, _), (left, right, _) = (k.indices(n) for k, n in zip(key, self.shape, strict=True))
         if self.here and (top, bottom, left, right) not in self.slices:
-            return np.asarray(self.array[key])
+            return np.asarray(self.late[key])
         if not self.here:
             self.slices[top, bottom, left, right] = self.array[top:bottom, left:right]
             return np.zeros((max(0, bottom - top), max(0, right - left)), self.dtype)

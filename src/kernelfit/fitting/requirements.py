@@ -91,10 +91,6 @@ RULES = (
         for name in ("another solver", "ConjugateGradient", "Wiener")
     ),
     *(
-        _rule("volume", name, "blocks are cut from planes, each by itself", "need kernelfit.find_kernel")
-        for name in ("Dask", "statistics of blocks")
-    ),
-    *(
         _rule("vast kernel", name, "its Gram matrix would take more than 2 GiB", "need ConjugateGradient()")
         for name in ("another solver", "Wiener", "given engine", "image noise", "sandwich errors", "statistics alone")
     ),
