@@ -127,7 +127,7 @@ def test_equal_where_the_functions_are():
 @pytest.mark.parametrize(
     ("functions", "flux", "error", "match"),
     [
-        (np.ones((4, 5)), "free", ValueError, "need .functions, rows, cols."),
+        (np.ones(5), "free", ValueError, "need .functions, rows, cols."),
         (np.ones((0, 4, 5)), "free", ValueError, "one at least"),
         (np.full((1, 4, 5), np.nan), "free", ValueError, "NaN or infinite"),
         (np.ones((1, 4, 5)) * 1j, "free", TypeError, "need real numbers"),

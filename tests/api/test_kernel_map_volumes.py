@@ -157,9 +157,9 @@ def test_what_is_refused():
     for pair, shape in ((image, target), SHAPE), ((image[0, 0], target[0, 0]), 3):
         with pytest.raises(ValueError, match="each tile has a kernel of its own"):
             kernel_map(*pair, shape, 2, variation=1)
-        for verb in (find_kernel, accumulate):
-            with pytest.raises(ValueError, match="its functions are of two coordinates; need kernel_map"):
-                verb(*pair, shape, variation=1)
+    for verb in (find_kernel, accumulate):
+        with pytest.raises(ValueError, match="its functions are of images and signals; need kernel_map"):
+            verb(image, target, SHAPE, variation=1)
 
 
 def test_divided_spectra():

@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 
+from ..core.dimensions import in_samples, lifted, lowered
 from ..core.estimate import Estimate
 from ..core.field import Field
 from ..core.geometry import Shape, as_pair
@@ -15,12 +16,19 @@ from .psf import PsfMeasurements, measure_psf
 _PLACES = 9  # along the longer side of a map of widths
 
 
-def kernel_at(fit: Estimate, row: float, col: float) -> Estimate:
+def kernel_at(fit: Estimate, row: float, col: float | None = None) -> Estimate:
     """Return the kernel at a place, ``k = sum_j phi_j k_j`` with covariance ``B C B'``; `fit` if it does not vary."""
-    field = fit.convention.field
+    # Of signals, as their user has them, the one number is the sample.
+    field, signals = fit.convention.field, len(fit.convention.origin) == 1
+    if signals != (col is None):
+        raise TypeError(f"got the place ({row!r:.60}, {col!r:.60}), need a row and a column, of signals one sample")
     if field is None:
         return fit
-    return _at(fit, field.at(row, col))
+    try:
+        return _at(fit, field.at(row, col)) if col is not None else lowered(_at(lifted(fit), field.at(0, row)))
+    except (TypeError, ValueError) as error:
+        error.args = tuple(map(in_samples, error.args)) if signals else error.args
+        raise
 
 
 def _at(fit: Estimate, values: Array) -> Estimate:
@@ -62,6 +70,8 @@ def places(fit: Estimate, grid: object = None) -> tuple[Array, Array]:
 def sum_map(fit: Estimate) -> Array:
     """Return the sum of the kernel at each pixel of the image: by how much light there gets brighter."""
     field = _field_of(fit)
+    if len(fit.convention.origin) == 1:
+        return np.asarray(sum_map(lifted(fit))[..., 0, :])
     sums = fit.kernel.sum(axis=(-2, -1))
     rows, cols = (np.arange(n, dtype=np.float64) for n in field.shape)
     return field.surface(sums, rows, cols)
@@ -69,6 +79,8 @@ def sum_map(fit: Estimate) -> Array:
 
 def measurements(fit: Estimate, grid: object = None) -> list[list[PsfMeasurements]]:
     """Return what `measure_psf` says, without errors, at each place of a grid."""
+    if fit.convention.ndim == 1:
+        raise ValueError("got a kernel of signals, which has no width of two axes; look at fit.at(sample)")
     if fit.kernel.ndim != 3:
         raise ValueError(
             "got the kernels of several channels, need those of one: measure a part of it, such as fit.parts[0]"
@@ -91,7 +103,9 @@ def width_map(fit: Estimate, grid: object = None) -> Array:
 def middle(fit: Estimate) -> Estimate:
     """Return the kernel at the middle of the image."""
     field = fit.convention.field
-    return fit if field is None else kernel_at(fit, *(0.5 * (n - 1) for n in field.shape))
+    return (
+        fit if field is None else kernel_at(fit, *(0.5 * (n - 1) for n in field.shape[-len(fit.convention.origin) :]))
+    )
 
 
 def _field_of(fit: Estimate) -> Field:

@@ -195,18 +195,20 @@ class KernelFit(Estimate, Saved):
             )
         return np.asarray(result - model)
 
-    def at(self, row: float, col: float) -> "KernelFit":
+    def at(self, row: float, col: float | None = None) -> "KernelFit":
         """Return the kernel at a place of the image, if it varies over that.
 
         Parameters
         ----------
         row, col : float
-            A pixel of the image, or a place between pixels: the one that the kernel spreads.
+            A pixel of the image, or a place between pixels: the one that the kernel spreads. Of signals the sample
+            alone.
 
         Returns
         -------
         KernelFit
-            A kernel of rows and columns with its errors; this one itself where the kernel is the same everywhere.
+            A kernel of rows and columns, or of taps, with its errors; this one itself where the kernel is the same
+            everywhere.
 
         Raises
         ------
@@ -220,7 +222,7 @@ class KernelFit(Estimate, Saved):
 
         Returns
         -------
-        ndarray, shape (rows, cols)
+        ndarray, shape (rows, cols), of signals (samples,)
             Of the image's shape, after axes of channels if there are any. `at` has the error at a place.
 
         Raises

@@ -50,7 +50,7 @@ class Basis:
 
     Parameters
     ----------
-    functions : array_like, shape (functions, rows, cols)
+    functions : array_like, shape (functions, rows, cols), of signals (functions, samples)
         The functions on the pixels of the image that is spread. A kernel that is the same everywhere is among them only
         where a function is 1. Between pixels they are interpolated linearly. Of about the same size they are best.
     flux : {"free", "constant"}, optional
@@ -81,10 +81,14 @@ class Basis:
     def __post_init__(self) -> None:
         """Check the settings; keep a copy that nobody changes."""
         given = np.asarray(self.functions)
+        given = given[:, None] if given.ndim == 2 else given
         if given.dtype.kind not in "biuf":
             raise TypeError(f"got functions of dtype {given.dtype}, need real numbers")
         if given.ndim != 3 or 0 in given.shape:
-            raise ValueError(f"got functions of shape {given.shape}, need (functions, rows, cols), one at least")
+            raise ValueError(
+                f"got functions of shape {given.shape}, need (functions, rows, cols), of signals (functions, samples), "
+                "one at least"
+            )
         table = np.array(given, dtype=np.float64)
         if not np.isfinite(table).all():
             raise ValueError("got functions that are NaN or infinite somewhere, need finite ones on all of the image")

@@ -370,6 +370,8 @@ def without_row(conv: Convention) -> Convention:
 
 #: How what is said of images of one row is said of signals, in this order.
 _WORDS = [
+    (r"fit\.at\(row, col\)", "fit.at(sample)"),
+    (r"one row and one column of an image of \(1, (\d+)\)", r"a sample of a signal of \1"),
     (r"one row in 1 and one column in (\d+), from \(0, (\d+)\)", r"one sample in \1, from \2"),
     (r"\brow -?0 and column (-?[\d.]+) of", r"sample \1 of"),
     (r"by -?0 rows and (-?[\d.]+) columns", r"by \1 samples"),

@@ -41,6 +41,8 @@ class Field:
     def stored(self) -> dict[str, Any]:
         """Return it as plain values, as files hold it."""
         fields = {one.name: getattr(self.variation, one.name) for one in dataclasses.fields(self.variation)}
+        if fields.get("_axes") == (0, 1):  # as of all images of more than one row and column
+            del fields["_axes"]
         if isinstance(self.variation, Basis):
             table = np.ascontiguousarray(self.variation.functions, dtype="<f8")
             fields["functions"] = {"shape": list(table.shape), "float64": base64.b64encode(table.tobytes()).decode()}
@@ -101,6 +103,8 @@ def field_from(stored: Any) -> Field | None:
     if stored is None:
         return None
     fields, (rows, cols) = dict(stored["variation"]), stored["shape"]
+    if "_axes" in fields:
+        fields["_axes"] = tuple(map(operator.index, fields["_axes"]))
     kind = next(kind for name, kind in _KINDS.items() if name in fields)
     if kind is Basis:
         shape = tuple(map(operator.index, fields["functions"]["shape"]))

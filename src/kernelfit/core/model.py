@@ -81,7 +81,8 @@ class Model:
         quadratically, ...), a `Polynomial`, a `Spline`, or a `Basis` of your own functions; "auto" lets the evidence
         choose a degree of 0 to 4. Each pixel of the image is then spread by the kernel at its own place;
         `KernelFit.at` gives the kernel at a place, and `KernelFit.kernel` holds the coefficients, shape (functions,
-        rows, cols). The default is the same kernel everywhere. Images of several pairs have one shape.
+        rows, cols). That of signals varies with the time. The default is the same kernel everywhere. Images of several
+        pairs have one shape.
     register : {None, "shift", "rigid", "similarity", "affine", "homography"}, optional
         The motion of the image against the target that is found together with the kernel: a shift; with it a rotation
         ("rigid"); a scale as well ("similarity"); any linear map ("affine"); or a perspective, too. Motions of up to

@@ -5,10 +5,11 @@ stands at the pixel that is spread, so that each ``phi_j P`` is one more source 
 other. Places are scaled to ``[-1, 1]``, since powers of pixel numbers lose their rank to rounding.
 """
 
+import dataclasses
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +105,14 @@ def _scaled(at: Array, n: int) -> Array:
 class Products:
     """Functions that are each one of the row times one of the column; the first is 1."""
 
+    #: Along which axes they vary: not along one of a single pixel, as signals have.
+    _axes: tuple[int, ...]
+
+    def on(self, shape: Shape) -> Self:
+        """Return the functions for images of a shape, those alone that differ there."""
+        axes = tuple(axis for axis in self._axes if shape[axis] > 1)
+        return dataclasses.replace(self, _axes=axes) if axes else self  # type: ignore[type-var]
+
     @property
     def _pairs(self) -> Sequence[Shape]:
         """Which function along the rows, and which along the columns, each is made of."""
@@ -137,7 +146,7 @@ class Polynomial(Products):
 
     ``k(q) = sum_ij P_i(u) P_j(v) k_ij`` over ``i + j <= degree``, P Legendre polynomials, u and v the row and the
     column of the pixel q that is spread, scaled so that -1 is the centre of the first pixel of the image and 1 that of
-    the last.
+    the last. Of signals, as of images of one row, they are ``sum_j P_j(v) k_j``, v the time.
 
     Parameters
     ----------
@@ -169,6 +178,7 @@ class Polynomial(Products):
 
     degree: int
     flux: str = "free"
+    _axes: tuple[int, ...] = field(default=(0, 1), repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         try:
@@ -192,7 +202,7 @@ class Polynomial(Products):
 
     @property
     def _pairs(self) -> Sequence[Shape]:
-        return powers(self.degree)
+        return [both for both in powers(self.degree) if all(axis in self._axes or not both[axis] for axis in (0, 1))]
 
     def _along(self, axis: int, at: Array, n: int) -> Array:
         found = np.polynomial.legendre.legvander(_scaled(at, n), self.degree)
@@ -212,7 +222,7 @@ class Spline(Products):
     ----------
     knots : int or (int, int)
         Number of knots between the edges along rows and columns; 0 is a cubic polynomial along either axis. There are
-        ``(knots + 4)^2`` functions, each with a kernel of its own.
+        ``(knots + 4)^2`` functions, each with a kernel of its own; ``knots + 4`` of signals.
     flux : {"free", "constant"}, optional
         Whether the sum of the kernel may vary too (default), or is the same everywhere.
 
@@ -239,6 +249,7 @@ class Spline(Products):
 
     knots: int | Shape
     flux: str = "free"
+    _axes: tuple[int, ...] = field(default=(0, 1), repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         try:
@@ -263,13 +274,15 @@ class Spline(Products):
 
     @property
     def _pairs(self) -> Sequence[Shape]:
-        rows, cols = self.knots  # type: ignore[misc]
-        return list(np.ndindex(rows + 4, cols + 4))
+        sides = (n + 4 if axis in self._axes else 1 for axis, n in enumerate(self.knots))  # type: ignore[arg-type]
+        return list(np.ndindex(*sides))
 
     def _along(self, axis: int, at: Array, n: int) -> Array:
         """Return the B-splines at places along an axis of n pixels, shape (places, knots + 4)."""
         import scipy.interpolate
 
+        if axis not in self._axes:
+            return np.ones((len(at), 1))
         edges = np.concatenate([[-1.0] * 3, np.linspace(-1, 1, self.knots[axis] + 2), [1.0] * 3])  # type: ignore[index]
         inside = np.clip(_scaled(at, n), -1.0, 1.0)
         return np.asarray(scipy.interpolate.BSpline.design_matrix(inside, edges, 3).toarray())

@@ -210,7 +210,7 @@ def source_reader(array: Any, plan: Geometry) -> Reader:
 def varied(observation: Observation, variation: Any) -> Observation:
     """Return the observation of a kernel that varies: of each source its products with the functions of the place."""
     plan = observation.geometry
-    field = Field(variation, plan.image_shape)
+    field = Field(variation.on(plan.image_shape) if hasattr(variation, "on") else variation, plan.image_shape)
     sources = tuple(dataclasses.replace(r, weight=weight) for r in observation.sources for weight in field.weights)
     conv = dataclasses.replace(plan.convention, field=field)
     return dataclasses.replace(observation, geometry=dataclasses.replace(plan, convention=conv), sources=sources)

@@ -139,10 +139,7 @@ RULES = (
     _rule("register", "signals", "a motion takes two dimensions", "leave it out; lags= hold a delay"),
     _rule("complex numbers", "smoothness", "its penalty is on the differences of real kernels", "leave it out"),
     _rule("tiles", "variation", "each tile has a kernel of its own", "need find_kernel for one that varies"),
-    *(
-        _rule("variation", name, "its functions are of two coordinates", "need kernel_map, a kernel for each part")
-        for name in ("volume", "signals")
-    ),
+    _rule("variation", "volume", "its functions are of images and signals", "need kernel_map, a kernel for each part"),
     _rule("statistics alone", "sandwich errors", "they come of the residual, which sums do not hold", _PIXELS),
     _rule("statistics alone", "ConjugateGradient", "conjugate gradients never form these sums", _PIXELS),
     _rule("statistics alone", "Wiener", "a division by frequency has other sums", "need accumulate_spectra"),

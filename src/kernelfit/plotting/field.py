@@ -15,9 +15,16 @@ _GRID = 5  # kernels along each axis
 
 @picture("; each kernel stands at its place, all on one scale")
 def kernel_grid(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
-    """Draw the kernels at the places of a grid that reaches from edge to edge of the image."""
+    """Draw the kernels at the places of a grid that reaches from edge to edge of the image, or signal."""
     require_real(fit)
     ax = new_axes(ax)
+    if fit.convention.ndim == 1:
+        for place in places(fit, (1, _GRID))[1]:
+            taps = kernel_at(fit, 0.0, place).kernel[0]
+            ax.plot(np.arange(len(taps)) - fit.convention.origin[1], taps, label=f"{place:.0f}")
+        ax.legend(frameon=False, fontsize=8, title="sample")
+        ax.set(xlabel="lag, samples", ylabel="tap", title=f"kernels of {len(taps)} taps over the signal")
+        return ax
     down, across = places(fit, _GRID)
     kernels = np.array([[kernel_at(fit, r, c).kernel for c in across] for r in down])
     rows, cols = kernels.shape[-2:]
@@ -38,6 +45,10 @@ def flux_map(fit: Estimate, ax: "Axes | None" = None) -> "Axes":
     """Draw the sum of the kernel at each pixel of the image: by which factor light there gets brighter."""
     ax = new_axes(ax)
     sums = sum_map(fit)
+    if fit.convention.ndim == 1:
+        ax.plot(sums[0], color=BLUE)
+        ax.set(xlabel="sample", ylabel="sum of the taps", title=f"from {sums.min():.4g} to {sums.max():.4g}")
+        return ax
     step = max(1, max(sums.shape) // 200)
     shown = ax.imshow(sums[::step, ::step], cmap="viridis", extent=_extent(sums.shape))
     ax.figure.colorbar(shown, ax=ax, shrink=0.82, pad=0.02).set_label("sum of the taps")

@@ -173,7 +173,7 @@ def overview(
         lefts = [residuals.tiled(part) for part in residuals.windows(fit, image, target)]
     kernels = [split_channels(part) for part in parts.values()]
     layouts = [
-        _layout(len(each), lefts is not None, _varies(part), len(halves(each)))
+        _layout(len(each), lefts is not None, _varies(part), len(halves(each)), part.convention.ndim == 1)
         for each, part in zip(kernels, parts.values(), strict=True)
     ]
     if figure is None:
@@ -240,9 +240,9 @@ def _varies(part: Estimate) -> bool:
     return part.convention.field is not None and part.kernel.ndim == 3 and part.kernel.dtype.kind != "c"
 
 
-def _layout(n_kernels: int, paired: bool, varies: bool, n_complex: int) -> list[list[str]]:
+def _layout(n_kernels: int, paired: bool, varies: bool, n_complex: int, signals: bool) -> list[list[str]]:
     if n_kernels == 1:
-        more = [["kernel grid", "width map", "flux map"]] if varies else []
+        more = [["kernel grid", "kernel grid" if signals else "width map", "flux map"]] if varies else []
         if paired:
             return [["kernel 0", "error 0", "cuts 0"], ["response 0", "residual", "autocorrelation"], *more]
         if varies:
@@ -272,7 +272,7 @@ def _believe(
             ax = polar(real, imaginary, axes[f"{polar.__name__} {at}"])
             ax.set_title(f"{what}: {ax.get_title()}" if what else ax.get_title())
     if "kernel grid" in axes:
-        for draw in (kernel_grid, width_map, flux_map):
+        for draw in (kernel_grid, flux_map) if fit.convention.ndim == 1 else (kernel_grid, width_map, flux_map):
             draw(fit, axes[draw.__name__.replace("_", " ")])
     if left is not None:
         draw_residual(fit, left, axes["residual"])

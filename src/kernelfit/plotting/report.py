@@ -356,6 +356,12 @@ def _of_kernel(fit: Estimate, label: str, cut: bool) -> list[str]:
 
 def _of_field(fit: Estimate) -> list[str]:
     """Return the pictures of a kernel that varies over the field; the others show it at the middle."""
+    if fit.convention.ndim == 1:
+        return [
+            _figure(field.kernel_grid, fit, name="Kernels over the signal",
+                    caption="The kernels at five samples. The pictures of one kernel show that at the middle."),
+            _figure(field.flux_map, fit, name="Sum over the signal", caption="The sum of the kernel at each sample."),
+        ]  # fmt: skip
     return [
         _figure(field.kernel_grid, fit, name="Kernels over the field",
                 caption="The kernels at 25 places. The pictures of one kernel show that at the middle."),
