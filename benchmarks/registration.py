@@ -140,13 +140,14 @@ def motions(draws: int, size: tuple[float, float, float], side: int = 400) -> No
 def cover(draws: int, side: int = 200) -> None:
     """Print how often the truth lies within 1.96 standard errors: parameters, corners and taps."""
     rng = np.random.default_rng(3)
-    print(f"{'kind':>11s} {'corners':>8s} {'taps':>6s} {'scatter':>7s} parameters ({draws} draws)")
+    print(f"{'kind':>11s} {'corners':>8s} {'taps':>6s} {'scatter':>7s} ", end="")
+    print(f"parameters: share inside (mean and scatter of their errors), {draws} draws")
     for i, kind in itertools.product((0, 1), registration.KINDS):
         image = photographs(side)[i]
         fine, kernel = finer(image), kernels()[1 + 2 * i]
         matrix = random_motion(rng, kind, image.shape, (1.0, 0.01, 3.0))
         clean = scipy.signal.fftconvolve(moved(fine, matrix, image.shape), kernel, mode="same")
-        corners, taps, inside, ratios = [], [], {}, []
+        corners, taps, ratios = [], [], {}
         for _ in range(draws):
             target = clean + rng.normal(0, 0.01 * clean.std(), clean.shape)
             fit = kernelfit.find_kernel(image, target, SIDE, register=kind)
@@ -155,28 +156,42 @@ def cover(draws: int, side: int = 200) -> None:
             corners.append(np.abs(found.displacement - true.displacement) < 1.96 * found.displacement_stderr)
             taps.append(np.abs(fit.kernel - kernel) < 1.96 * fit.stderr)
             for name, (value, error) in found.parameters.items():
-                ratios.append((value - true.parameters[name][0]) / error)
-                inside.setdefault(name, []).append(abs(ratios[-1]) < 1.96)
-        told = ", ".join(f"{name} {np.mean(some):.3f}" for name, some in inside.items())
-        print(f"{kind:>11s} {np.mean(corners):8.3f} {np.mean(taps):6.3f} {np.std(ratios):7.2f} {told}", flush=True)
+                ratios.setdefault(name, []).append((value - true.parameters[name][0]) / error)
+        told = ", ".join(
+            f"{name} {np.mean(np.abs(some) < 1.96):.3f} ({np.mean(some):+.2f} {np.std(some):.2f})"
+            for name, some in ratios.items()
+        )
+        scatter = np.std(list(ratios.values()))
+        print(f"{kind:>11s} {np.mean(corners):8.3f} {np.mean(taps):6.3f} {scatter:7.2f} {told}", flush=True)
 
 
 def harm(draws: int, side: int = 200) -> None:
-    """Print what `register="affine"` does to pairs that are aligned, with kernels that have a centre and others."""
-    rng, images = np.random.default_rng(5), photographs(side)
-    errors, inside = [], []
-    for i in range(draws):
-        image, kernel = images[i % len(images)], kernels()[i % 5]
-        if i % 6 == 5:  # without a centre
-            kernel = rng.random((SIDE, SIDE)) * kernels()[0]
-            kernel /= kernel.sum()
-        _, target = draw(rng, image, finer(image), kernel, np.eye(3))
-        fit, plain = (kernelfit.find_kernel(image, target, SIDE, register=kind) for kind in ("affine", None))
-        errors.append(relative_error(fit.kernel, kernel) / relative_error(plain.kernel, kernel))
-        found = fit.registration
-        inside += [abs(v - (name == "scale")) <= 1.96 * e + 1e-12 for name, (v, e) in found.parameters.items()]
-    print(f"aligned, {draws} draws: kernel error {np.median(errors):.3f} times, mean {np.mean(errors):.3f}, ", end="")
-    print(f"at most {max(errors):.3f}; motion zero within 1.96 errors {np.mean(inside):.3f}", flush=True)
+    """Print what a motion, and a curve, make of pairs that need neither, with kernels that have a centre and others."""
+    images = photographs(side)
+    for name, asked in (("affine", {"register": "affine"}), ("gamma", {"curve": "gamma"})):
+        rng = np.random.default_rng(5)
+        errors, inside = [], []
+        for i in range(draws):
+            image, kernel = images[i % len(images)], kernels()[i % 5]
+            if i % 6 == 5:  # without a centre
+                kernel = rng.random((SIDE, SIDE)) * kernels()[0]
+                kernel /= kernel.sum()
+            image = image if name == "affine" else np.clip(image, 4, 254)  # light, that of no pixel being none
+            _, target = draw(rng, image, finer(image), kernel, np.eye(3))
+            target = target if target.min() > 0 or name == "affine" else np.ma.masked_less_equal(target, 0)
+            fit, plain = (kernelfit.find_kernel(image, target, SIDE, **own) for own in (asked, {}))
+            errors.append(relative_error(fit.kernel, kernel) / relative_error(plain.kernel, kernel))
+            if name == "affine":
+                own = fit.registration.parameters.items()
+                inside += [abs(v - (which == "scale")) <= 1.96 * e + 1e-12 for which, (v, e) in own]
+            else:
+                inside.append(abs(fit.curve.parameters[0] - 1) <= 1.96 * fit.curve.stderr[0] + 1e-12)
+        print(
+            f"aligned, {name}, {draws} draws: kernel error {np.median(errors):.3f} times, mean {np.mean(errors):.3f}, ",
+            end="",
+        )
+        print(f"above 1.05 {np.mean(np.array(errors) > 1.05):.3f}, at most {max(errors):.3f}; ", end="")
+        print(f"none within 1.96 errors {np.mean(inside):.3f}", flush=True)
 
 
 def curves(draws: int, side: int = 300) -> None:

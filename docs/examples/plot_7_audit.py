@@ -43,8 +43,9 @@ print(found)
 steps = {step.name: step.unexplained for step in found.steps}
 spread = np.std(small)
 ax = plt.subplots(figsize=(7, 3), layout="constrained")[1]
-ax.barh(list(steps)[::-1], [spread * np.sqrt(left) for left in list(steps.values())[::-1]])
-ax.set_xscale("log")
+bars = ax.barh(list(steps)[::-1], [spread * np.sqrt(left) for left in list(steps.values())[::-1]])
+ax.bar_label(bars, fmt="%.2g", padding=4)
+ax.margins(x=0.1)
 ax.set_xlabel("typical difference from the small picture, gray levels")
 plt.show()
 

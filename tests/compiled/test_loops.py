@@ -10,6 +10,8 @@ import scipy.signal
 
 import kernelfit
 import naive
+from kernelfit.compiled.lag_sums import correlate_finite
+from kernelfit.data.reader import any_in_window
 
 RNG = np.random.default_rng(0)
 IMAGE, KERNEL = RNG.random((26, 31)), RNG.random((3, 5))
@@ -159,3 +161,19 @@ def test_lag_sums_are_those_of_plain_loops(n_i, n_j):
     np.testing.assert_allclose(pairs, np.einsum("pc,qlc->pql", a, windows), rtol=1e-13)
     with pytest.raises(ValueError, match="row after row"):
         lag_sums.lag_sums(a, 2, b, 1, rows, cols, np.zeros((n_j, n_i)).T[:, ::-1])
+
+
+@pytest.mark.parametrize("size", [(3, 40), (4, 16), (7, 17), (9, 15), (5, 33)])
+@pytest.mark.parametrize("sides", [(3, 5), (6, 2)])
+def test_rows_four_at_once_are_a_correlation(size, sides):
+    block, taps = RNG.random([n + k - 1 for n, k in zip(size, sides, strict=True)]), RNG.random(sides)
+    out = np.full(size, np.nan)
+    correlate_finite(block, taps, *size, out)
+    np.testing.assert_allclose(out, scipy.signal.correlate(block, taps, "valid", "direct"), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("window", [(1, 4), (3, 1), (7, 5), (8, 9)])
+def test_windows_with_a_mark_are_found(window):
+    marks = RNG.random((2, 19, 23)) < 0.01
+    views = np.lib.stride_tricks.sliding_window_view(marks, window, axis=(1, 2))
+    assert np.array_equal(any_in_window(marks, window), views.any(axis=(-2, -1)))

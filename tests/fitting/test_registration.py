@@ -11,8 +11,11 @@ import scipy.signal
 import kernelfit
 from helpers import assert_close, smooth_image
 from kernelfit.core import registration
+from kernelfit.data.plan import make_plan
 from kernelfit.data.warp import Spline
+from kernelfit.fitting import registration as registration_fit
 from kernelfit.fitting import registration_round, registration_start
+from kernelfit.fitting.pipeline import Settings
 from motions import KERNEL, corners, error, motion, pair, scene
 
 
@@ -352,3 +355,60 @@ def test_the_changes_of_the_image_are_its_derivatives():
         ends = [scene.at(matrix @ registration.motion(s * generator, image.shape)).data for s in (1e-5, -1e-5)]
         change = np.asarray(plan.groups[0][0].sources[0].array)
         assert_close(change, (ends[0] - ends[1]) / 2e-5, 1e-7)
+
+
+def search_of(image, target, kind, sides=(9, 11)):
+    """Return the search for a motion at full size."""
+    plan = make_plan(image, target, kernelfit.Model(sides, register=kind), kernelfit.Selection())
+    seen = [registration_round.Scene.of(image, None, None, 1)]
+    return registration_round.Search(seen, target, plan.model, plan.selection, Settings())
+
+
+def corner_errors(search, one):
+    """Return the standard deviation of each corner, of draws of a round's errors."""
+    places = registration.corners_of(search.scenes[0].shape)
+    steps = np.random.default_rng(4).multivariate_normal(np.zeros(len(one.step)), one.covariance, 4000)
+    drawn = [search.after(dataclasses.replace(one, step=step), np.zeros(2)).matrices[0] for step in steps]
+    there = np.array([registration.moved(matrix, places) for matrix in drawn])
+    return np.sqrt(there.var(axis=0).sum(axis=1))
+
+
+@pytest.mark.parametrize("doubt", [0.0, 0.3])
+def test_the_last_step_leaves_a_fifth_of_the_errors_of_a_corner(doubt):
+    image, target, _, matrix = pair("affine")
+    search = search_of(image, target, "affine")
+    one = dataclasses.replace(search.round(registration_round.Place((matrix,))), doubt=doubt)
+    least, step = 0.2 * corner_errors(search, one).max(), one.step
+    length = search.length(one.place, search.after(one, np.zeros(2)))
+    for factor, last in ((0.85, True), (1.15, False)):  # what is left of a step: what is doubtful, and a five-hundredth
+        scaled = dataclasses.replace(one, step=step * factor * least / (length * (doubt + 0.002)))
+        assert registration_fit._is_last(search, scaled, search.after(scaled, np.zeros(2))) == last
+
+
+@pytest.mark.parametrize(
+    "noise, off", [(0.3, 0.0), (0.3, 0.5), pytest.param(1e-3, 0.5, marks=pytest.mark.slow)], ids=str
+)
+def test_rounds_end_when_another_would_change_nothing(noise, off):
+    image, target, _, matrix = pair("affine", noise=noise)
+    search = search_of(image, target, "affine")
+    start = matrix @ registration.motion(off / 65 * search.generators[0], image.shape)  # pixels, at the edges
+    end = registration_fit.settled(search, registration_round.Place((start,)))
+    assert end.done
+    assert end.rounds <= (1 if off == 0 else 3 if noise > 0.1 else 5)
+    after = search.round(end.place)
+    centre, _ = registration_round.centroid_of(after.taps, after.groups[0][0].convention)
+    left = search.length(after.place, search.after(after, centre))
+    assert left < 0.25 * corner_errors(search, after).max() + 1e-6
+
+
+def test_where_taps_are_near_slopes_of_the_prediction_make_the_same_step():
+    image, target, _, matrix = pair("homography", (230, 280))
+    search, steps = search_of(image, target, "homography"), []
+    start = matrix @ registration.motion(0.1 / 140 * search.generators[0], image.shape)
+    assert search.near and not search_of(image[:110, :130], target[:110, :130], "homography").near
+    for search.near in (True, False):
+        steps.append(search.round(registration_round.Place((start,))))
+    near, exact = steps
+    assert np.abs(exact.step[0]) > 5 * np.sqrt(exact.covariance[0, 0])
+    assert (np.abs(near.step - exact.step) < 0.1 * np.sqrt(np.diag(exact.covariance))).all()
+    assert_close(near.covariance, exact.covariance, 0.01)

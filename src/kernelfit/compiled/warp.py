@@ -2,32 +2,36 @@
 
 import numpy as np
 
-from .jit import jit, jit_sum
+from .jit import LANES, item, jit, jit_sum, load, repeated, store, zeros
 
 
 @jit_sum
-def _weights(t, w):
-    """Put the quintic B-spline at the six pixels around a place into `w`; the place is `t` beyond the third."""
-    u, v, z = 1.0 - t, 1.0 + t, 2.0 - t
-    t2, u2 = t * t, u * u
-    w[0] = u2 * u2 * u / 120.0
-    w[5] = t2 * t2 * t / 120.0
-    w[2] = 0.55 + t2 * (-0.5 + t2 * (0.25 - t / 12.0))
-    w[3] = 0.55 + u2 * (-0.5 + u2 * (0.25 - u / 12.0))
-    w[1] = 0.425 + v * (0.625 + v * (-1.75 + v * (1.25 + v * (-0.375 + v / 24.0))))
-    w[4] = 0.425 + z * (0.625 + z * (-1.75 + z * (1.25 + z * (-0.375 + z / 24.0))))
+def _weights(places, w):
+    """Put the quintic B-spline at the six pixels around places into `w`; the third lies below a place."""
+    for c in range(len(places)):  # one after the other in memory: several go into a register
+        t = places[c] - np.floor(places[c])
+        u, v, z = 1.0 - t, 1.0 + t, 2.0 - t
+        t2, u2 = t * t, u * u
+        w[0, c] = u2 * u2 * u / 120.0
+        w[5, c] = t2 * t2 * t / 120.0
+        w[2, c] = 0.55 + t2 * (-0.5 + t2 * (0.25 - t / 12.0))
+        w[3, c] = 0.55 + u2 * (-0.5 + u2 * (0.25 - u / 12.0))
+        w[1, c] = 0.425 + v * (0.625 + v * (-1.75 + v * (1.25 + v * (-0.375 + v / 24.0))))
+        w[4, c] = 0.425 + z * (0.625 + z * (-1.75 + z * (1.25 + z * (-0.375 + z / 24.0))))
 
 
 @jit_sum
-def _steepness(t, w):
+def _steepness(places, w):
     """Put the derivatives of these weights with the place into `w`."""
-    u, v, z = 1.0 - t, 1.0 + t, 2.0 - t
-    w[0] = -u * u * u * u / 24.0
-    w[5] = t * t * t * t / 24.0
-    w[2] = t * (-1.0 + t * t * (1.0 - t * (5.0 / 12.0)))
-    w[3] = -u * (-1.0 + u * u * (1.0 - u * (5.0 / 12.0)))
-    w[1] = 0.625 + v * (-3.5 + v * (3.75 + v * (-1.5 + v * (5.0 / 24.0))))
-    w[4] = -(0.625 + z * (-3.5 + z * (3.75 + z * (-1.5 + z * (5.0 / 24.0)))))
+    for c in range(len(places)):
+        t = places[c] - np.floor(places[c])
+        u, v, z = 1.0 - t, 1.0 + t, 2.0 - t
+        w[0, c] = -u * u * u * u / 24.0
+        w[5, c] = t * t * t * t / 24.0
+        w[2, c] = t * (-1.0 + t * t * (1.0 - t * (5.0 / 12.0)))
+        w[3, c] = -u * (-1.0 + u * u * (1.0 - u * (5.0 / 12.0)))
+        w[1, c] = 0.625 + v * (-3.5 + v * (3.75 + v * (-1.5 + v * (5.0 / 24.0))))
+        w[4, c] = -(0.625 + z * (-3.5 + z * (3.75 + z * (-1.5 + z * (5.0 / 24.0)))))
 
 
 @jit_sum
@@ -38,9 +42,36 @@ def _mirrored(i, n):
 
 
 @jit_sum
-def _six(flat, at, w):
-    part = w[0] * flat[at] + w[1] * flat[at + 1] + w[2] * flat[at + 2]
-    return part + (w[3] * flat[at + 3] + w[4] * flat[at + 4] + w[5] * flat[at + 5])
+def _read(flat, at, step, down, across, c, sums):
+    """Return the sum over six rows and columns, the first pixel at `at`, with the weights of a place; two are spare."""
+    n = len(down) // 6
+    for part in range(0, 8, LANES):
+        total = zeros()
+        for a in range(6):
+            total = total + repeated(down, a * n + c) * load(flat, at + a * step + part)
+        store(sums, part, total)
+    first = item(across, c) * item(sums, 0) + item(across, n + c) * item(sums, 1)
+    second = item(across, 2 * n + c) * item(sums, 2) + item(across, 3 * n + c) * item(sums, 3)
+    return first + second + (item(across, 4 * n + c) * item(sums, 4) + item(across, 5 * n + c) * item(sums, 5))
+
+
+@jit_sum
+def _place(table, row, col):
+    """Return where a pixel is read, and by what was divided there."""
+    over = table[6] * row + table[7] * col + table[8]
+    over = over if over > 1e-6 else 1e-6  # behind the horizon of a perspective
+    y, x = table[0] * row + table[1] * col + table[2], table[3] * row + table[4] * col + table[5]
+    return y / over, x / over, over
+
+
+@jit_sum
+def _places(table, row, reach, n_rows, n_cols, outside, down, across):
+    """Tell which pixels of a row lie outside, and where they are read, at most the image's width away from it."""
+    for c in range(len(outside)):
+        y, x, _ = _place(table, row, float(c))
+        outside[c] = not (-reach <= y <= n_rows - 1 + reach and -reach <= x <= n_cols - 1 + reach)
+        down[c] = min(max(y, -float(n_rows)), 2.0 * n_rows)
+        across[c] = min(max(x, -float(n_cols)), 2.0 * n_cols)
 
 
 @jit_sum
@@ -49,44 +80,42 @@ def warp_rows(coefficients, matrix, first, reach, out, outside, slopes):
     # The pixel (row, col) is read at ``matrix @ (row, col, 1)``, divided by the last. `outside` tells which lie further
     # than `reach` beyond the centres of the pixels at the edge; those are read from the mirrored image, at most its
     # width away. `slopes` takes the derivatives of the warped image with row and column, if it has any rows.
-    n_rows, n_cols = coefficients.shape
-    flat, sloped = coefficients.reshape(-1), slopes.shape[1] > 0
-    down, across, near = np.empty(6), np.empty(6), np.empty(36)
-    fall, lean = np.empty(6), np.empty(6)
+    (n_rows, n_cols), n = coefficients.shape, out.shape[1]
+    flat, sloped, m = coefficients.reshape(-1), slopes.shape[1] > 0, matrix
+    table = (m[0, 0], m[0, 1], m[0, 2], m[1, 0], m[1, 1], m[1, 2], m[2, 0], m[2, 1], m[2, 2])
+    rows, cols, weights, near, sums = np.empty(n), np.empty(n), np.empty((4, 6, n)), np.zeros(48), np.empty(8)
+    down, across = weights[0].reshape(-1), weights[1].reshape(-1)
+    fall, lean = weights[2].reshape(-1), weights[3].reshape(-1)
     for r in range(out.shape[0]):
         row = float(first + r)
-        for c in range(out.shape[1]):
-            over = matrix[2, 0] * row + matrix[2, 1] * c + matrix[2, 2]
-            over = over if over > 1e-6 else 1e-6  # behind the horizon of a perspective
-            y = (matrix[0, 0] * row + matrix[0, 1] * c + matrix[0, 2]) / over
-            x = (matrix[1, 0] * row + matrix[1, 1] * c + matrix[1, 2]) / over
-            outside[r, c] = not (-reach <= y <= n_rows - 1 + reach and -reach <= x <= n_cols - 1 + reach)
-            v, u = min(max(y, -float(n_rows)), 2.0 * n_rows), min(max(x, -float(n_cols)), 2.0 * n_cols)
-            i, j = int(np.floor(v)), int(np.floor(u))
-            _weights(v - i, down)
-            _weights(u - j, across)
-            values, at, step = flat, (i - 2) * n_cols + j - 2, n_cols
-            if not (2 <= i < n_rows - 3 and 2 <= j < n_cols - 3):
-                for a in range(36):
-                    near[a] = coefficients[_mirrored(i - 2 + a // 6, n_rows), _mirrored(j - 2 + a % 6, n_cols)]
-                values, at, step = near, 0, 6
-            total = 0.0
-            if sloped:
-                _steepness(v - i, fall)
-                _steepness(u - j, lean)
-                dy = dx = 0.0
-                for a in range(6):
-                    part = _six(values, at + a * step, across)
-                    total += down[a] * part
-                    dy += fall[a] * part
-                    dx += down[a] * _six(values, at + a * step, lean)
-                for k in range(2):
-                    steep = (matrix[0, k] - y * matrix[2, k]) * dy + (matrix[1, k] - x * matrix[2, k]) * dx
-                    slopes[k, r, c] = steep / over
+        _places(table, row, reach, n_rows, n_cols, outside[r], rows, cols)
+        _weights(rows, weights[0])
+        _weights(cols, weights[1])
+        if sloped:
+            _steepness(rows, weights[2])
+            _steepness(cols, weights[3])
+        for c in range(n):
+            i, j = int(np.floor(rows[c])), int(np.floor(cols[c]))
+            dy = dx = 0.0
+            if 2 <= i < n_rows - 4 and 2 <= j < n_cols - 3:  # beyond the last row nothing is spare
+                at = (i - 2) * n_cols + j - 2
+                out[r, c] = _read(flat, at, n_cols, down, across, c, sums)
+                if sloped:
+                    dy = _read(flat, at, n_cols, fall, across, c, sums)
+                    dx = _read(flat, at, n_cols, down, lean, c, sums)
             else:
-                for a in range(6):
-                    total += down[a] * _six(values, at + a * step, across)
-            out[r, c] = total
+                for a in range(36):
+                    here = _mirrored(i - 2 + a // 6, n_rows) * n_cols + _mirrored(j - 2 + a % 6, n_cols)
+                    near[8 * (a // 6) + a % 6] = flat[here]
+                out[r, c] = _read(near, 0, 8, down, across, c, sums)
+                if sloped:
+                    dy = _read(near, 0, 8, fall, across, c, sums)
+                    dx = _read(near, 0, 8, down, lean, c, sums)
+            if sloped:
+                y, x, over = _place(table, row, float(c))
+                for k in range(2):
+                    steep = (m[0, k] - y * m[2, k]) * dy + (m[1, k] - x * m[2, k]) * dx
+                    slopes[k, r, c] = steep / over
 
 
 @jit

@@ -7,6 +7,7 @@ then sees statistics of the kernel alone, in which the surface is never penalise
 """
 
 import dataclasses
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -199,6 +200,7 @@ class Columns:
     scales: Array | None = None  # (terms,); what each is multiplied by; None for 1
 
     @classmethod
+    @functools.lru_cache(64)  # asked for by every block that is read
     def of(cls, whole: Shape, corner: Shape, size: Shape, degree: int) -> "Columns":
         """Lay the terms on a part of a target: its corner and its size."""
         down, across = (

@@ -165,10 +165,10 @@ def whole_slice(start: int, length: int, step: int) -> slice:
 
 def any_in_window(marks: npt.NDArray[np.bool_], window: Shape) -> npt.NDArray[np.bool_]:
     """Return whether any pixel is marked, for each window that lies whole in the last two axes."""
-    counts = marks.astype(np.int32)
-    for axis, n in ((-2, window[0]), (-1, window[1])):  # differences of a running sum, of either axis
-        total = np.moveaxis(counts.cumsum(axis=axis, dtype=np.int32), axis, 0)
-        within = total[n - 1 :].copy()
-        within[1:] -= total[:-n]
-        counts = np.moveaxis(within, 0, axis)
-    return np.asarray(counts > 0)
+    for axis, n in ((-2, window[0]), (-1, window[1])):
+        marks, done = np.moveaxis(marks, axis, 0), 1
+        while done < n:  # what is known of windows that long, of two that overlap or touch
+            step = min(done, n - done)
+            marks, done = marks[:-step] | marks[step:], done + step
+        marks = np.moveaxis(marks, 0, axis)
+    return np.asarray(marks)

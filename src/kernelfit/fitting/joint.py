@@ -85,16 +85,16 @@ class Seen:
 
 def _correlated(sources: Sequence[Reader], kernels: Array, size: Shape, workers: int) -> Array:
     """Return what small kernels make of sources, by sums over their taps."""
-    from ..compiled.lag_sums import correlate  # compiled when first used
+    from ..compiled.lag_sums import correlate_finite  # compiled when first used
 
     total, (high, wide), kernels = np.empty(size), kernels.shape[1:], np.ascontiguousarray(kernels)
 
     def band(part: slice) -> None:
         out = total[part]
-        made = np.empty(out.shape)
+        made = np.empty(out.shape) if len(sources) > 1 else out
         for i, (source, taps) in enumerate(zip(sources, kernels, strict=True)):
             block = source.block(part.start, 0, (len(out) + high - 1, size[1] + wide - 1))
-            correlate(block, 0, taps, *out.shape, made if i else out)
+            correlate_finite(block, taps, *out.shape, made if i else out)
             if i:
                 out += made
 

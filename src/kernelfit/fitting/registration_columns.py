@@ -77,6 +77,7 @@ class Columns:
     shapes: Sequence[Shape]  # rows and columns of each image
     count: int  # number of all parameters
     changes: Sequence[FitPlan] | None = None  # of the changes of the images, for each generator
+    steep: Sequence[FitPlan] = ()  # of the slopes of the images, along rows and columns
     light: Light | None = None  # what has a curve
     theta: Array | None = None  # parameters of the curve
     bent: Sequence[FitPlan] = ()  # of the changes of the images with each of these, if the curve is theirs
@@ -93,7 +94,7 @@ class Columns:
             geo = seen.observation.geometry
             places = places_of(geo.convention, geo.kernel_shape, geo.target_shape)
             rows, cols = (at[used] for at, used in zip(places, geo.used, strict=True))
-            both = slopes(seen.model)
+            both = [made_of(plan, seen) for plan in self.steep] if self.steep else slopes(seen.model)
             for i, generator in zip(own, self.generators, strict=False):
                 out[i] = moving(both, generator, (rows, cols), self.shapes[pair])
         if self.light is not None and self.theta is not None and len(self.theta):

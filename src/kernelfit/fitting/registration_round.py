@@ -32,6 +32,8 @@ _SUM, _ODD = 0.2, 0.15
 _KEPT = 0.25
 #: Share of S below which nobody asks how much of it the errors of the kernels make; places along an axis for a guess.
 _NONE, _GRID = 0.003, 9
+#: Side of a kernel, in units of the image's frame, up to which its taps count as being all at one place.
+_NEAR = 0.08
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +74,12 @@ class Scene:
         pairs = [one.at(matrix, self.shape, self.workers, s) for one, s in zip(self.splines, steep, strict=True)]
         if slopes is not None:
             slopes += [s for s in steep if s is not None]
-        values, mask = pairs[0]
-        if self.axis is not None:
-            values = np.stack([own for own, _ in pairs], self.axis)
-            mask = np.stack([own for _, own in pairs], self.axis)
+        values, mask = (self.joined(list(some)) for some in zip(*pairs, strict=True))
         return np.ma.MaskedArray(values, mask) if mask.any() else values
+
+    def joined(self, planes: list[Any]) -> Any:
+        """Return planes as an image of as many channels."""
+        return planes[0] if self.axis is None else np.stack(planes, self.axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +159,10 @@ class Search:
         self.places = [range(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
         self.n_motion: int = ends[-1]
         self.coarse = coarse
+        #: Whether what the place under each tap adds would be within the span of the taps, were these without end.
+        self.spanned = not (self.few or model.strided or len(scenes) > 1)
+        unit = min(registration.frame_of(scene.shape)[1] for scene in scenes)
+        self.near = self.spanned and max(model.kernel_shape) <= _NEAR * unit
         self._spurious: Array | None = None
         self._lit: tuple[Array, tuple[Scene, ...]] | None = None
 
@@ -238,7 +245,12 @@ class Search:
             return one
         shapes = [scene.shape for scene in self.scenes]
         slopes = Columns(plan, self.generators, self.places, shapes, count)
-        columns = slopes if steep is None else dataclasses.replace(slopes, changes=self.changes(steep))
+        columns = slopes
+        if steep is not None and self.near:
+            plans = [self.changed([self.scenes[0].joined([both[axis] for both in steep[0]])]) for axis in (0, 1)]
+            columns = dataclasses.replace(slopes, steep=plans)
+        elif steep is not None:
+            columns = dataclasses.replace(slopes, changes=self.changes(steep))
         if self.light is not None and len(theta):
             light = self.light
             bent = zip(*(light.image_changes(np.ma.getdata(image), theta) for image in images), strict=True)
@@ -248,9 +260,8 @@ class Search:
         if steep is not None and (self._spurious is None or len(self._spurious) != count):
             self._spurious = self._expected(groups, count)
             if self.solved(shares, groups, theta, self._spurious)[2] > _NONE:
-                spanned = not (self.few or self.model.strided or len(self.scenes) > 1)
                 drawn = joint.drawn(groups)  # as good in every round
-                other = slopes if spanned else dataclasses.replace(slopes, changes=columns.changes)
+                other = slopes if self.spanned else dataclasses.replace(slopes, changes=columns.changes)
                 errors = joint.shares_of(plan, drawn, other, settings.execution.threads)
                 self._spurious, _ = joint.precision(errors, drawn)
         step, covariance, doubt = self.solved(shares, groups, theta, self._spurious)
@@ -293,7 +304,7 @@ class Search:
         for scene, planes in zip(self.scenes, slopes, strict=True):
             places = np.arange(float(scene.shape[0])), np.arange(float(scene.shape[1]))
             made = [[moving(both, g, places, scene.shape) for both in planes] for g in self.generators]
-            found.append([some[0] if scene.axis is None else np.stack(some, scene.axis) for some in made])
+            found.append([scene.joined(some) for some in made])
         return [self.changed(list(some)) for some in zip(*found, strict=True)]
 
     def after(self, one: Round, centroid: Array) -> Place:

@@ -173,13 +173,15 @@ def _flat(mask: Any, axis: int | None, shape: Shape) -> npt.NDArray[np.bool_]:
 def _mean(image: Any, bad: Any, axis: int | None, shape: Shape) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Return the mean of the channels, zero where one is not known, and where that is."""
     planes = as_planes(image, "image", axis)
-    total = np.zeros(shape)
-    for plane in planes:
+    total = np.array(planes[0][:, :], dtype=np.float64)
+    for plane in planes[1:]:
         total += plane[:, :]
     unknown: npt.NDArray[np.bool_] = ~np.isfinite(total)
     if bad is not None:
         np.logical_or(unknown, _flat(bad, axis, shape), out=unknown)
-    return np.where(unknown, 0.0, total / len(planes)), unknown
+    total /= len(planes)
+    total[unknown] = 0.0
+    return total, unknown
 
 
 def _binned(
