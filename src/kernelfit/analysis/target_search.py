@@ -6,6 +6,7 @@ import numpy as np
 import scipy  # whose parts are imported when first used: some take a second
 
 from ..core.validation import Array
+from ..engines.forward import correlated
 from .target_warp import Warp, rendered
 
 #: Width (standard deviation) of the blur that is supposed before any is known, in pixels of the capture.
@@ -50,10 +51,10 @@ def _correlations(model: Array, tile: Array) -> Array:
     """Return the correlation coefficient of a tile with each place of a model."""
     flat = tile - tile.mean()
     ones = np.ones(tile.shape)
-    total = scipy.signal.correlate(model, ones, mode="valid")
-    squares = scipy.signal.correlate(model**2, ones, mode="valid")
+    total = correlated(model, ones)
+    squares = correlated(model**2, ones)
     spread = np.maximum(squares - total**2 / tile.size, 1e-12 * max(float(squares.max()), 1e-300))
-    common = scipy.signal.correlate(model, flat, mode="valid")
+    common = correlated(model, flat)
     return np.asarray(common / np.sqrt(spread * max(float(np.sum(flat**2)), 1e-300)))
 
 

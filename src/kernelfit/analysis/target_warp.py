@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,11 +59,22 @@ class Warp:
 
     def __call__(self, rows: Array, cols: Array) -> tuple[Array, Array]:
         """Return the cells that places of the capture look on, as fractions."""
+        return self._projected(*self._displaced(rows, cols))
+
+    def _terms(self, rows: Array, cols: Array) -> list[Array]:
+        """Return the monomials of the displacement at places of the capture."""
         r, c = (rows - self.centre[0]) / self.radius, (cols - self.centre[1]) / self.radius
-        for (i, j), (down, across) in zip(powers(_degree(len(self.coefficients))), self.coefficients, strict=True):
-            if down or across:
-                term = r**i * c**j
-                rows, cols = rows + down * term, cols + across * term
+        return [r**i * c**j for i, j in powers(_degree(len(self.coefficients)))]
+
+    def _displaced(self, rows: Array, cols: Array) -> tuple[Array, Array]:
+        """Return places moved by the displacement."""
+        if not self.coefficients.any():
+            return rows, cols
+        by = [np.tensordot(own, self._terms(rows, cols), 1) for own in self.coefficients.T]
+        return rows + by[0], cols + by[1]
+
+    def _projected(self, rows: Array, cols: Array) -> tuple[Array, Array]:
+        """Return the cells of places that are displaced already."""
         m = self.matrix
         depth = m[2, 0] * rows + m[2, 1] * cols + m[2, 2]
         return (m[0, 0] * rows + m[0, 1] * cols + m[0, 2]) / depth, (m[1, 0] * rows + m[1, 1] * cols + m[1, 2]) / depth
@@ -72,15 +84,16 @@ class Warp:
         step, here = 1e-4, self(rows, cols)
         by_row, by_col = self(rows + step, cols), self(rows, cols + step)
         a, b, c, d = ((v[axis] - here[axis]) / step for axis in (0, 1) for v in (by_row, by_col))
-        det = a * d - b * c
+        det, (y, x) = a * d - b * c, self._displaced(rows, cols)
         found = []
-        for index in range(len(self.parameters)):
+        for index in range(8):
             values = self.parameters
             values[index] += step
-            there = self.with_parameters(values)(rows, cols)
-            u, v = ((t - h) / step for t, h in zip(there, here, strict=True))
-            found.append(((d * u - b * v) / det, (a * v - c * u) / det))
-        return found
+            found.append(self.with_parameters(values)._projected(y, x))
+        for term in self._terms(rows, cols):
+            found += [self._projected(y + step * term, x), self._projected(y, x + step * term)]
+        moves = [[(t - h) / step for t, h in zip(there, here, strict=True)] for there in found]
+        return [((d * u - b * v) / det, (a * v - c * u) / det) for u, v in moves]
 
     def fitted(self, rows: Array, cols: Array, cells: Array, weights: Array) -> "Warp":
         """Return the homography that takes places of the capture to cells, outliers left aside."""
@@ -133,10 +146,8 @@ def rendered(pattern: Array, warp: Warp, window: tuple[int, int, int, int], over
     points = 2 * int(np.ceil((detail * max(per_pixel / oversample, 0.5) - 1) / 2)) + 1  # odd: one lies in the middle
     step, spare = oversample * points, _REACH * points
     half = min(0.5 * per_pixel / step, 0.49)  # of a point
-    taps = np.zeros(2 * spare + 1)
-    taps[spare] = 1.0  # a point to each fine pixel needs no filter
-    if points > 1:
-        taps = scipy.signal.firwin(2 * spare + 1, 1.0 / points, window=("kaiser", 5.0))
+    taps = np.sinc(np.arange(-spare, spare + 1) / points) * np.kaiser(2 * spare + 1, 5.0)
+    taps /= taps.sum()
     rows, cols = (
         first + (np.arange((last - first - 1) * step + 1 + 2 * spare) - spare) / step
         for first, last in ((top, bottom), (left, right))
@@ -149,8 +160,9 @@ def rendered(pattern: Array, warp: Warp, window: tuple[int, int, int, int], over
     whole = ~beyond[spare : len(rows) - spare : points, spare : len(cols) - spare : points]
     if beyond.any():
         seen[beyond] = 0.5
-    for axis in (0, 1):
-        seen = scipy.signal.upfirdn(taps, seen, 1, points, axis=axis)
-        first, count = 2 * spare // points, whole.shape[axis]
-        seen = seen[first : first + count] if axis == 0 else seen[:, first : first + count]
+    for count in whole.shape:  # rows, then columns: either time along the first axis
+        parts = (
+            tap * seen[i : i + points * (count - 1) + 1 : points] for i, tap in enumerate(taps) if abs(tap) > 1e-15
+        )
+        seen = np.ascontiguousarray(functools.reduce(operator.iadd, parts).T)
     return np.where(whole, seen, np.nan)

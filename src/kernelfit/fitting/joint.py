@@ -94,7 +94,7 @@ def _correlated(sources: Sequence[Reader], kernels: Array, size: Shape, workers:
         made = np.empty(out.shape) if len(sources) > 1 else out
         for i, (source, taps) in enumerate(zip(sources, kernels, strict=True)):
             block = source.block(part.start, 0, (len(out) + high - 1, size[1] + wide - 1))
-            correlate_finite(block, taps, *out.shape, made if i else out)
+            correlate_finite(block, taps, len(out), size[1], made if i else out)
             if i:
                 out += made
 

@@ -14,6 +14,7 @@ from ..core.estimate import Estimate
 from ..core.model import Model, Noise, Selection
 from ..core.validation import Array
 from ..data.plan import FitPlan, make_plan
+from ..engines.forward import correlated
 from ..solvers.constrained import NonNegative
 from . import pipeline
 from .pipeline import Settings
@@ -111,7 +112,8 @@ def _step(scene: Scene, kernel: Array) -> tuple[Scene, float]:
     seen = scene.seen()
     hidden = np.isnan(seen)
     filled = np.where(hidden, 0.5, seen)
-    fine = scipy.signal.fftconvolve(filled, kernel, mode="same")
+    wide = np.pad(filled, [(n // 2, n - 1 - n // 2) for n in kernel.shape])
+    fine = correlated(wide, kernel[::-1, ::-1])
     half = (max(kernel.shape) // 2) // s + 1
     spoiled = scipy.ndimage.binary_dilation(hidden[::s, ::s], iterations=half, structure=np.ones((3, 3)))
     used = ~spoiled & scene.good[scene.window[0] : scene.window[1], scene.window[2] : scene.window[3]]
