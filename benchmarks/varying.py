@@ -1,6 +1,7 @@
 """A kernel that varies over the field: how good it is, what it costs, and whether its error bars hold.
 
     python -m benchmarks.varying [side] [scenes] [evidence]   # default 1024 and 1; 4000 stars at that side
+    python -m benchmarks.varying [side] [scenes] degree       # the same where the kernel is of the degree
     python -m benchmarks.varying [side] cost                  # in plain fits, and memory
 
 Stars on a sloping sky; the kernel, a Gaussian, widens by 1.8 from the centre to the corners, with the square of the
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 import kernelfit
+from kernelfit.core.field import Field
 
 Array = npt.NDArray[np.float64]
 SIDE, WIDEN, SCALE, SEEING = 11, 1.8, 1.3, 0.88
@@ -42,8 +44,11 @@ def gaussian(width: float) -> Array:
     return np.asarray(kernel / kernel.sum())
 
 
-def scene(n: int, *, photons: bool = True, seed: int = 0) -> Scene:
-    """Draw the scene: photon noise of a gain of 1, or white noise of standard deviation 15."""
+def scene(n: int, *, photons: bool = True, seed: int = 0, degree: int | None = None) -> Scene:
+    """Draw the scene: photon noise of a gain of 1, or white noise of standard deviation 15.
+
+    With a degree the kernel is the polynomial of the place that comes nearest to it.
+    """
     rng = np.random.default_rng(seed)
     stars, reach = 4000 * n * n // 1024**2, 8
     flux = np.minimum(500 / (1 - rng.random(stars)), 3e5)
@@ -67,7 +72,21 @@ def scene(n: int, *, photons: bool = True, seed: int = 0) -> Scene:
         part = place[row, col] - low
         return np.asarray(SCALE * ((1 - part) * gaussian(bins[low]) + part * gaussian(bins[low + 1])))
 
-    sigma = np.sqrt(model) if photons else np.full((n, n), 15.0)
+    if degree is not None:
+        at = np.linspace(0, n - 1, 25).astype(int)
+        every = [(row, col) for row in at for col in at]
+        taps = np.array([kernel(*place).ravel() for place in every])
+        field = Field(kernelfit.Polynomial(degree), (n, n))
+        parts = np.linalg.lstsq(np.array([field.at(*place) for place in every]), taps, rcond=None)[0]
+        model = 200 + 60 * u[:, None] + np.zeros((n, n))
+        for part, unit in zip(parts, np.eye(field.n), strict=True):
+            weight = field.surface(unit, np.arange(n, dtype=float), np.arange(n, dtype=float))
+            model += kernelfit.apply_kernel(image * weight, part.reshape(SIDE, SIDE))
+
+        def kernel(row: int, col: int) -> Array:
+            return np.asarray(np.tensordot(field.at(row, col), parts, 1).reshape(SIDE, SIDE))
+
+    sigma = np.sqrt(np.maximum(model, 1.0)) if photons else np.full((n, n), 15.0)
     return Scene(image, model + sigma * rng.standard_normal((n, n)), model, sigma, kernel)
 
 
@@ -131,7 +150,7 @@ def main(words: list[str]) -> None:
         found: dict[str, list[tuple[float, ...]]] = {name: [] for name in (*rows, *more)}
         verdicts: dict[str, set[str]] = {name: set() for name in found}
         for seed in range(scenes):
-            made, plain = scene(n, photons=photons, seed=seed), 0.0
+            made, plain = scene(n, photons=photons, seed=seed, degree=2 if "degree" in words else None), 0.0
             for name, own in (rows | more).items():
                 if not seed:
                     kernelfit.find_kernel(made.image[:200, :200], made.target[:200, :200], SIDE, background=1, **own)

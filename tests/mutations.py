@@ -109,6 +109,13 @@ ROOMS = {
         ("diagnostics/plateau.py", "np.flatnonzero(v == end)", "np.flatnonzero(v == v)", "left_out_are_no_end"),
         ("diagnostics/plateau.py", "past - 0.5 * step * roots", "past - 0.0 * step * roots", "where_there_is_nothing"),
         ("diagnostics/plateau.py", "_LOUD * half < 1.0 and", "False and")],
+    "diagnostics/test_omission.py": [
+        ("diagnostics/omission.py", "np.concatenate([-share", "np.concatenate([share", "make_up_for"),
+        ("diagnostics/omission.py", "_MATTERS = 10.0, 0.5", "_MATTERS = -1.0, 0.5", "leaves_nothing_out"),
+        ("diagnostics/omission.py", "power *= weights[", "power *= 1 + 0 * weights[", "tiles_are_all_over"),
+        ("diagnostics/omission.py", "fromkeys([*order[best], *order])", "fromkeys(order)", "tiles_are_all_over"),
+        ("diagnostics/omission.py", "- plan.before[axis] + 0.5", "- plan.before[axis] + 0.0", "of_each_cell"),
+        ("analysis/field.py", "np.hstack([factor, beyond])", "np.hstack([factor, 0 * beyond])", "all_that_is_unknown")],
     "diagnostics/test_rounding.py": [
         ("diagnostics/rounding.py", "math.sqrt(weight / n)", "math.sqrt(self.count / n)", "with_weights"),
         ("diagnostics/rounding.py", "self.factor @ self.factor.T, hermitian", "np.eye(len(self.factor)), hermitian",

@@ -25,14 +25,17 @@ def kernel_at(fit: Estimate, row: float, col: float | None = None) -> Estimate:
     if field is None:
         return fit
     try:
-        return _at(fit, field.at(row, col)) if col is not None else lowered(_at(lifted(fit), field.at(0, row)))
+        return _at(fit, row, col) if col is not None else lowered(_at(lifted(fit), 0, row))
     except (TypeError, ValueError) as error:
         error.args = tuple(map(in_samples, error.args)) if signals else error.args
         raise
 
 
-def _at(fit: Estimate, values: Array) -> Estimate:
-    """Return the kernel for given values of the functions."""
+def _at(fit: Estimate, row: float, col: float) -> Estimate:
+    """Return the kernel at a place; what the functions leave out, where that is known, is in its errors as well."""
+    field = fit.convention.field
+    assert field is not None
+    values = field.at(row, col)
     n, (*lead, many, rows, cols) = len(values), fit.kernel.shape
     each = (*lead, many // n, n, rows, cols) if many > n else fit.kernel.shape  # of one target of mixed channels
     kernel = np.einsum("...frc,f->...rc", fit.kernel.reshape(each), values)
@@ -40,15 +43,21 @@ def _at(fit: Estimate, values: Array) -> Estimate:
     if factor is not None:
         parts = factor.reshape(-1, n, rows * cols, factor.shape[1])
         factor = np.einsum("sftr,f->str", parts, values).reshape(-1, factor.shape[1])
+    more = 0
+    if factor is not None and fit.omitted is not None:
+        beyond = fit.omitted.factor(row, col, field.shape)
+        factor, more = np.hstack([factor, beyond]), beyond.shape[1]
     return dataclasses.replace(
         fit,
         kernel=kernel,
         root=factor,
         root_scale=1.0,
         typical_stderr=fit.typical_stderr * float(np.linalg.norm(values)),
+        unsettled=fit.unsettled + more,
+        omitted=None,
         priors=(),
         convention=dataclasses.replace(fit.convention, field=None),
-        parts=tuple(_at(part, values) for part in fit.parts),
+        parts=tuple(_at(part, row, col) for part in fit.parts),
     )
 
 

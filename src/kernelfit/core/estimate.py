@@ -17,6 +17,7 @@ from .deprecated import renamed
 from .findings import Finding, Verdict, ranked, with_edges
 from .geometry import Convention, axis_lag
 from .labels import Labels
+from .omitted import Omitted
 from .registration import Registration
 from .validation import Array, as_number, complex_of
 
@@ -232,6 +233,9 @@ class Estimate:
         errors and the noise are those of light.
     labels : Labels or None
         What the arrays that it was found in say of their axes and units; None for plain ones.
+    omitted : Omitted or None
+        Of a kernel that varies over the field as a polynomial: what the degree leaves out, so far as the residual
+        tells; the errors of `KernelFit.at` hold it. None where nothing shows.
     parts : tuple of KernelFit
         With channels "separate" and "mixed" the fit of each target channel, with the figures of its own. This one's are
         then: rank, rss, n_pixels, df_model and iterations the sum, condition and refined the largest, r_squared
@@ -280,6 +284,7 @@ class Estimate:
     registration: Registration | None = None
     curve: Curve | None = None
     labels: Labels | None = dataclasses.field(default=None, repr=False)
+    omitted: Omitted | None = dataclasses.field(default=None, repr=False)
     parts: "tuple[Estimate, ...]" = dataclasses.field(default=(), repr=False)
 
     @property

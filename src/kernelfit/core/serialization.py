@@ -11,12 +11,13 @@ from .background import Background
 from .estimate import Estimate, Prior, Spectrum, StrengthPath
 from .findings import Finding, Verdict
 from .geometry import convention_from
+from .omitted import Omitted
 from .validation import Array, require_fields
 
 #: Fields of a fit that a file holds in a form of their own.
 _APART = (
     *("kernel", "root", "convention", "findings", "path", "priors", "spectrum", "background", "parts", "weights"),
-    *("registration", "curve", "labels", "least_squares"),
+    *("registration", "curve", "labels", "least_squares", "omitted"),
 )
 
 _LEAST_SQUARES = ("least_squares_taps", "least_squares_factor")
@@ -37,6 +38,8 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
             arrays[f"path_{name}"] = getattr(fit.path, name)
     if fit.least_squares is not None:
         arrays |= dict(zip(_LEAST_SQUARES, fit.least_squares, strict=True))
+    if fit.omitted is not None:
+        arrays |= {"omitted_shapes": fit.omitted.shapes, "omitted_mix": fit.omitted.mix}
     if fit.spectrum is not None:
         fields = dataclasses.asdict(fit.spectrum)
         header["spectrum"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
@@ -78,6 +81,8 @@ def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:
         header["path"] = StrengthPath(**{name: arrays[f"path_{name}"] for name in names}, criterion=criterion)
     if _LEAST_SQUARES[0] in arrays:
         header["least_squares"] = tuple(arrays[name] for name in _LEAST_SQUARES)
+    if "omitted_mix" in arrays:
+        header["omitted"] = Omitted(arrays["omitted_shapes"], arrays["omitted_mix"])
     header |= {name: tuple(header.get(name, ())) for name in ("found", "call", "notes")}
     count = header.pop("weights", None)
     if count is not None:

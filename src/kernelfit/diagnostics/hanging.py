@@ -53,5 +53,5 @@ def told(fit: Estimate, sums: Array) -> Finding | None:
     )
     degree = getattr(field.variation, "degree", None)
     more = "more functions of the place" if degree is None else f"a higher degree (variation={degree + 2})"
-    remedy = f"the errors do not know of what the functions of the place leave out: take {more}"
+    remedy = f"the errors of the coefficients do not know of what the functions of the place leave out: take {more}"
     return Finding(Verdict.VARYING, detail, remedy)

@@ -98,10 +98,7 @@ def sample(
     def model_of(kernel: Array) -> Array:
         # one thread: others would have to be woken up for less than a millisecond's work
         spectra = made.once("spectra", lambda: scipy.fft.rfft2(blocks, size, workers=1))
-        taps = kernel.reshape(-1, *plan.kernel_shape)
-        of_taps = np.conj(scipy.fft.rfft2(taps[:, ::-1, ::-1] if plan.flipped else taps, size, workers=1))
-        total = np.einsum("styx,syx->tyx", spectra, of_taps)
-        return np.array(scipy.fft.irfft2(total, size, workers=1)[:, : whole[0] : step, : whole[1] : pace])
+        return _filtered(spectra, kernel, plan, size, whole)
 
     def of(readers: Sequence[Reader], fits: Sequence[Estimate]) -> tuple[Array, Array, Array]:
         """Return targets, models and residuals."""
@@ -127,6 +124,23 @@ def sample(
     if root is not None:
         left, targets = np.where(known, left * root, 0.0), targets * root
     return Sample(starts, left, targets, model, known, root, blocks, made, at)
+
+
+def filtered(blocks: Array, plan: Geometry, kernels: Sequence[Array], side: Shape) -> Array:
+    """Return what kernels of some sources make of tiles of a shape, (kernels, tiles, rows, cols)."""
+    size = [scipy.fft.next_fast_len(n, real=True) for n in blocks.shape[2:]]
+    whole = plan.stride[0] * (side[0] - 1) + 1, plan.stride[1] * (side[1] - 1) + 1
+    spectra = scipy.fft.rfft2(blocks, size, workers=1)
+    return np.stack([_filtered(spectra, kernel, plan, size, whole) for kernel in kernels])
+
+
+def _filtered(spectra: Array, kernel: Array, plan: Geometry, size: Sequence[int], whole: Shape) -> Array:
+    """Return what a kernel makes of tiles, of which `whole` pixels are its own, by their transforms."""
+    taps = kernel.reshape(-1, *plan.kernel_shape)
+    of_taps = np.conj(scipy.fft.rfft2(taps[:, ::-1, ::-1] if plan.flipped else taps, size, workers=1))
+    total = np.einsum("styx,syx->tyx", spectra, of_taps)
+    (step, pace), made = plan.stride, scipy.fft.irfft2(total, size, workers=1)
+    return np.array(made[:, : whole[0] : step, : whole[1] : pace])
 
 
 def _of_rows(blocks: Array, plan: Geometry, kernels: Sequence[Array]) -> Array:

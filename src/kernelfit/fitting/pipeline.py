@@ -27,7 +27,7 @@ from ..data.observation import Observation, WeightedObservation, Weights, lots, 
 from ..data.plan import FitPlan
 from ..data.reader import keeping
 from ..data.volumes import merged, sampled, stacked, with_edges
-from ..diagnostics import boundary, quantization, score_covariance, tiles, whiteness
+from ..diagnostics import boundary, omission, quantization, score_covariance, tiles, whiteness
 from ..diagnostics.depth import shallow
 from ..diagnostics.misfit import misfits
 from ..diagnostics.samples import Memo
@@ -506,6 +506,7 @@ def diagnosed(
         outer, seen = with_edges(observations, estimate)
         (doubted,) = boundary.doubt(outer, [seen], memo)
         estimate = estimate if doubted is seen else dataclasses.replace(doubted, weights=estimate.weights)
+    estimate = omission.told(observations, estimate, weights, parts)
     if not integers:
         return estimate
     estimate = quantization.judged(estimate, observations, 0, workers, weights, parts)
