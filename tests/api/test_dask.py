@@ -418,6 +418,21 @@ def test_what_is_looked_at_is_brought_at_once_beside_a_bright_background(monkeyp
     assert len(times) == 1
 
 
+def test_a_surface_makes_no_correlation_of_what_is_not_here_yet(monkeypatch):
+    """Of sandwich errors white noise needs a few tiles, beside a background, too: not all pixels for their scores."""
+    image = np.random.default_rng(0).random((403, 370))
+    target = scipy.signal.convolve2d(image, np.ones((3, 6)), "same", "wrap") + 30.0
+    target += 0.1 * np.random.default_rng(1).normal(size=image.shape)
+    sizes, compute = [], dask.compute
+    monkeypatch.setattr(dask, "compute", lambda *args, **words: sizes.append(args) or compute(*args, **words))
+    words = {"boundary": "wrap", "background": 1, "errors": "sandwich"}
+    fit = scale.find_kernel(parted(image), parted(target), (3, 6), block=110, **words)
+    assert len(sizes) == 1 and sum(one.size for one in sizes[0]) < 1.5 * (image.size + target.size)
+    expected = find_kernel(image, target, (3, 6), **words)
+    assert_close(fit.stderr, expected.stderr, 1e-9)
+    assert_close(fit.background.stderr, expected.background.stderr, 1e-9)
+
+
 def test_bad_calls_are_refused():
     image, target, _ = big_pair()
     lazy = chunked(image, 64, 64), chunked(target, 64, 64)

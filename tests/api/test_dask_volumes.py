@@ -194,13 +194,14 @@ def scenes():
         (clipped, {"boundary": "wrap"}, None),
         (noisy + 9.0, {"boundary": "wrap", "background": 1}, Verdict.SOLVED),
         (noisy, {"boundary": "wrap", "errors": "sandwich"}, Verdict.SOLVED),
+        (noisy + 9.0, {"boundary": "wrap", "background": 1, "errors": "sandwich"}, Verdict.SOLVED),
         (noisy, {"boundary": "wrap", "robust": "huber"}, Verdict.SOLVED),
         (noisy, {"boundary": "wrap", "image_noise": 1e-3}, Verdict.SOLVED),
         (noisy, {"solver": kernelfit.NonNegative(), "boundary": "wrap"}, Verdict.SOLVED),
     )
 
 
-@grid("number", range(9), 3)
+@grid("number", range(10), 3)
 def test_what_is_doubted_in_memory_is_doubted(number):
     image = np.random.default_rng(0).random((14, 60, 70))
     target, keywords, verdict = list(scenes())[number]

@@ -80,6 +80,8 @@ def _fit_group(own: BlockGroup, choice: Choice, settings: Settings) -> list[Esti
             asked: tuple[Any, ...] = (one, solution, first, after, eliminations[t], own.clipped[t]),
         ) -> Estimate:
             stats, minimum, estimate, finish, beside, clipped = asked
+            if estimate is None and not here:  # of zeros a surface would be all residual, whose correlation takes long
+                observations, beside = [dataclasses.replace(one, background=None) for one in observations], []
             if estimate is None:
                 estimate = pipeline.with_errors(observations, stats, settings, minimum, weights, eliminations=beside)
             estimate = finish(weights, estimate)
