@@ -159,6 +159,11 @@ ROOMS = {
     "engines/test_welch.py": [
         ("engines/welch.py", "weight[s : s + side] += window**2", "weight[s : s + side] = window**2",
          "weights_of_pixels")],
+    "fitting/test_registration.py": [
+        ("fitting/registration.py", "done = _is_last(search, one, place)", "done = True", "rounds_end_when"),
+        ("fitting/registration.py", "(one.doubt + _SHARE) * length", "_SHARE * length", "the_last_step"),
+        ("fitting/registration_columns.py", "for plan in self.steep] if", "for plan in self.steep[::-1]] if",
+         "taps_are_near")],
     "fitting/test_combinations.py": [
         ("solvers/errors_in_variables.py", "larger = 1.0 if fit.priors else", "larger = 1.0 if True else",
          "noise_of_the_image"),

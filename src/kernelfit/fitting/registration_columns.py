@@ -66,9 +66,10 @@ def places_of(conv: geometry.Convention, kernel: Shape, target: Shape) -> tuple[
 class Columns:
     """The columns of J: of the generators of each pair's motion, then of the curve.
 
-    `changes` are what the kernels make of the change of the image itself. Without them, columns follow from the slopes
-    of the prediction, for coarse steps. What these leave out, the place under each tap but for the middle, is within
-    the span of the taps, were these without end, and of one pair; the errors come out too small.
+    `changes` are what the kernels make of the change of the image itself. Without them, columns follow from what they
+    make of its slopes, `steep`, or for coarse steps from the slopes of the prediction. What these leave out, the place
+    under each tap but for the middle, is within the span of the taps, were these without end, and of one pair; where
+    the kernel is not small beside the image the errors come out too small.
     """
 
     plan: FitPlan  # what was fitted
