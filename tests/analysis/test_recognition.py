@@ -15,7 +15,7 @@ from kernelfit.analysis import filter_families as families
 from kernelfit.analysis import filter_shapes, recognition
 from kernelfit.analysis import filter_table as table
 from kernelfit.analysis.filter_families import Hint
-from kernelfit.analysis.filter_problem import Rounding, without_prior
+from kernelfit.analysis.filter_problem import Rounding, of_whole_steps, without_prior
 from kernelfit.analysis.filter_shapes import Grid
 from kernelfit.analysis.recognition import nearest
 from kernelfit.report import report_html
@@ -474,19 +474,92 @@ def test_intervals_hold_what_rounding_half_way_does(sigma):
 
 
 def test_how_rounding_widens_intervals():
-    """Shared among all taps, or along one number alone; 0.95 of a normal distribution lies within 1.96."""
+    """By what chi-square tells, or along one number alone; 0.95 of a normal distribution lies within 1.96."""
     last = Rounding(doubt=200.0, n_pixels=10000, excess=1.0)
-    assert last.widened(100, "", None) == last.widened(100, "boxes", 1.5) == pytest.approx(3.0)
+    assert last.widened(1.2, "", None) == last.widened(1.2, "boxes", 1.5) == pytest.approx(1.2)
+    assert last.widened(0.8, "", None) == 1.0
     boxes = Rounding(0.0, 10000, 2.0)
-    assert boxes.widened(100, "", None) == 1.0
+    assert boxes.widened(1.0, "", None) == 1.0
     half = 0.5 * 10000 / 1.96**2  # half of the noise is that of rounding half way
-    assert boxes.widened(100, "boxes", 0.5) == pytest.approx(1 + half, rel=1e-3)
-    assert boxes.widened(100, "boxes", None) == pytest.approx(1 + 0.56**2 * half, rel=1e-3)
-    assert boxes.widened(100, "box", None) == pytest.approx(1 + 0.08**2 * half, rel=1e-3)
-    assert boxes._replace(smoothed=True).widened(100, "", None) == pytest.approx(1 + half, rel=1e-3)
-    assert boxes.widened(100, "table", 1.0) == pytest.approx(1 + 64 / 1.96**2, rel=1e-3)
-    assert boxes.widened(100, "", 0.5) == boxes.widened(100, "table", 0.5) == 1.0
-    assert boxes._replace(excess=1.04).widened(100, "table", 0.99) == pytest.approx(1 + 2 * half, rel=1e-3)
+    assert boxes.widened(1.0, "boxes", 0.5) == pytest.approx(1 + half, rel=1e-3)
+    assert boxes.widened(1.0, "boxes", None) == pytest.approx(1 + 0.35**2 * half, rel=1e-3)
+    assert boxes.widened(1.0, "radius", None) == pytest.approx(1 + 0.15**2 * half, rel=1e-3)
+    assert boxes.widened(1.0, "box", None) == pytest.approx(1 + 0.08**2 * half, rel=1e-3)
+    assert boxes._replace(smoothed=True).widened(1.0, "", None) == pytest.approx(1 + half, rel=1e-3)
+    assert boxes.widened(1.0, "table", 1.0) == pytest.approx(1 + 64 / 1.96**2, rel=1e-3)
+    assert boxes.widened(1.0, "", 0.5) == boxes.widened(1.0, "table", 0.5) == 1.0
+
+
+@pytest.mark.slow
+def test_errors_of_rounding_that_are_as_good_as_random_widen_no_interval():
+    """A number of a rounded target has the error that it has beside noise of the same variance."""
+    image = photograph(200, 231, 1).astype(float)
+    exact = ndimage.gaussian_filter(image, 0.9)
+    noise = np.random.default_rng(0).normal(0, 12**-0.5, exact.shape)
+    rounded, plain = (
+        kernelfit.find_kernel(image, target, (9, 11), background=0).recognise()[0].parameters["sigma"]
+        for target in (np.rint(exact).astype(np.uint8), exact + noise)
+    )
+    assert abs(rounded.value - 0.9) < 3 * rounded.error
+    assert_close(rounded.error, plain.error, 0.12)
+
+
+def test_what_rounding_makes_of_whole_numbers():
+    """Of 0 and +-1 half a number is none: NumPy rounds halves to even numbers."""
+    d = np.arange(-20, 21)
+    weights = np.exp(-0.5 * (d / 3.0) ** 2)
+    for amount in (0.3, 0.5, 0.51, 1.02, 1.7):
+        factor, variance = of_whole_steps(np.array([amount]), 3.0)
+        made = np.rint(amount * d)
+        assert factor[0] == pytest.approx(np.polyfit(d, made, 1, w=np.sqrt(weights))[0], rel=1e-3)
+        assert variance[0] == pytest.approx(12 * np.average((made - amount * d) ** 2, weights=weights), rel=1e-3)
+    (less, more), _ = of_whole_steps(np.array([0.49, 0.51]), 1.0)
+    assert less < 0.47 and more > 0.53
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sigma", "amount"), [(0.877, 0.507), (1.42, 0.494), (1.8, 0.33), (1.23, 1.503), (1.03, 1.03)])
+def test_amounts_near_fractions_have_intervals_that_hold_what_rounding_makes_of_them(sigma, amount):
+    """OpenCV's unsharp mask of 8 bits: half of small differences, or a little more, is the same."""
+    cv2 = pytest.importorskip("cv2")
+    for seed in range(3):
+        image = photograph(270, 251, seed)
+        target = cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), sigma), -amount, 0)
+        best = kernelfit.find_kernel(image, target, (15, 13), background=0).recognise()[0]
+        value, error = best.parameters["amount"]
+        assert best.name == "unsharp mask" and abs(value - amount) < 2.5 * error < 0.1
+        value, error = best.parameters["radius"]
+        assert abs(value - sigma) < max(0.02, 3 * error)
+        assert error == 0  # of a table: no boxes of Pillow's
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sigma", "shape"), [(1.45, (11, 13)), ((1.7, 0.8), (13, 9))])
+def test_a_gaussian_that_fits_has_no_other_width_for_what_the_shape_cuts_off(sigma, shape):
+    """Taps of the rim hold what lies beyond, which chi-square hardly tells, but a width of so small an error does."""
+    image = photograph(330, 341, 3).astype(float)
+    for seed in range(3):
+        noise = np.random.default_rng(seed).normal(0, 0.1, image.shape)
+        target = ndimage.gaussian_filter(image, sigma) + noise
+        best = kernelfit.find_kernel(image, target, shape, background=0).recognise()[0]
+        assert best.name == "gaussian" and len(best.parameters) == np.size(sigma)
+        for (value, error), truth in zip(best.parameters.values(), np.ravel(sigma), strict=True):
+            assert abs(value - truth) < 3.5 * error < 0.01
+
+
+@pytest.mark.slow
+def test_where_both_gaussians_are_cut_off_is_sought_again():
+    """Of widths that fit a wrong cut, the right one looks worse."""
+    low, high, gain = 0.6781703424769039, 1.220706616458427, 7.8454
+    image = photograph(245, 251, 254).astype(float)
+    exact = gain * (ndimage.gaussian_filter(image, low) - ndimage.gaussian_filter(image, high))
+    for seed in range(4):
+        target = 128 + exact + np.random.default_rng(seed).normal(0, 12**-0.5, image.shape)
+        best = kernelfit.find_kernel(image, np.rint(target), (15, 15), background=0).recognise()[0]
+        assert best.name == "difference of gaussians"
+        for key, truth in (("sigma_low", low), ("sigma_high", high)):
+            value, error = best.parameters[key]
+            assert abs(value - truth) < 4 * error
 
 
 def test_families_are_even_or_odd_as_they_say():

@@ -23,7 +23,7 @@ _MOST_TAPS = 2500  # with more the errors count as independent of each other
 # half way; up to so many times that of rounding it may be no other noise.
 _ROUNDED, _ROUNDED_TWICE, _ALONE, _TWICE = 0.04, 0.08, 1.1, 2.5
 _EXCESS_ERROR = 0.03  # of the ratio of a noise's variance to that of rounding
-_OF_BOXES = 0.56  # of 60 sigmas from 0.8 to 2.2
+_OF_BOXES, _OF_RADIUS = 0.35, 0.15  # of 90 sigmas from 0.8 to 2.2
 _HALF_WAY, _LEAST_NOISE = 0.15, 0.8  # of the noise beyond that of the last rounding; of what boxes make of noise
 _CUT_OFF = 0.3  # of the noise beyond that of the last rounding; photographs show up to 0.23
 _RIM = 5.0  # standard deviations by which chi-square of taps that are zero is larger
@@ -58,37 +58,50 @@ class Rounding(NamedTuple):
         """What chi-square may gain of Pillow's unsharp mask, which cuts the decimals of what it adds off."""
         return max(self.most, (1 - 1 / self.excess) * self.n_pixels * _CUT_OFF**2 if self.excess > 1 else 0.0)
 
-    def widened(self, n: int, kind: str, amount: float | None) -> float:
-        """Return by how much this increases the variance of the numbers of a filter of n taps.
+    def widened(self, ratio: float, kind: str, amount: float | None) -> float:
+        """Return what this increases the variance of a filter's numbers by, chi-square being `ratio` times its mean.
 
-        Rounding of the result is shared among all directions in which a kernel may change. Rounding half way changes
-        what the filter does, and may do so along its own numbers alone. By Cauchy's and Schwarz's inequality a number
-        is then off by at most sqrt(s N) of its errors, s being the share of the errors of rounding half way in the
-        noise of N pixels that hangs together with the image; a 95 % interval has to hold that.
+        Rounding of the result is shared among all directions in which a kernel may change, and chi-square tells how
+        much of it there is: errors that are as good as random add nothing. Rounding half way changes what the filter
+        does, and may do so along its own numbers alone. By Cauchy's and Schwarz's inequality a number is then off by at
+        most sqrt(s N) of its errors, s being the share of the errors of rounding half way in the noise of N pixels that
+        hangs together with the image; a 95 % interval has to hold that.
 
         Pillow rounds to 8 bits after each of its "boxes", of whose weights, near those of a small denominator, the rest
         is lost: all noise beyond that of the last rounding, which is 1 - 1 / `excess`, may hang together with the
-        image, and of 95 in 100 Gaussians no more than a share of `_OF_BOXES` squared does along sigma. A "box" with
-        soft ends is rounded once half way. So it may be where noise is smoothed. ``(1 + a) x - a round(g * x)``, of an
-        `amount` a and a blur of a "table", has 1 + a^2 times the noise of rounding; its blur is rounded once, which
-        hardly hangs together with the image. Where it has less the sum was whole nearly everywhere, and what was lost
-        of the amount may be all of it. Of the amounts of boxes Pillow cuts decimals off. Taps left out because they are
-        lost in the noise, as those at the ends of a Gaussian, may be missed along a width.
+        image, and of 95 in 100 Gaussians no more than a share of `_OF_BOXES` squared does along sigma, of unsharp masks
+        one of `_OF_RADIUS` squared along the "radius"; of their amounts decimals are cut off. A "box" with soft ends is
+        rounded once half way. So it may be where noise is smoothed. ``(1 + a) x - a round(g * x)``, of an `amount` a
+        and a blur, has 1 + a^2 times the noise of rounding; its blur is rounded once, which hardly hangs together with
+        the image. Taps left out because they are lost in the noise, as those at the ends of a Gaussian, may be missed
+        along a width.
         """
         along = self.doubt / max(1, self.n_pixels) if self.sought else 0.0
         beyond = max(0.0, 1 - 1 / self.excess) if self.excess > 0 else 0.0
         expected = 1 + (amount or 0.0) ** 2
         if kind == "boxes":
             along = max(along, beyond if amount is not None else beyond * _OF_BOXES**2)
+        elif kind == "radius":
+            along = max(along, beyond * _OF_RADIUS**2)
         elif kind == "box":
             along = max(along, beyond * _ROUNDED_TWICE**2)
         elif amount is not None and abs(self.excess / expected - 1) < _EXCESS_ERROR:
             along = _ROUNDED_TWICE**2
-        elif kind == "table" and amount is not None and self.excess < expected:
-            along = 1.0
         elif self.smoothed:
             along = beyond
-        return 1 + max(self.doubt / n, along * self.n_pixels / _ONE_NUMBER)
+        return max(ratio, 1 + along * self.n_pixels / _ONE_NUMBER)
+
+
+def of_whole_steps(amounts: Array, spread: float) -> tuple[Array, Array]:
+    """Return what ``round(a d)`` is of whole numbers d: the factor of d in it, and 12 times the variance of the rest.
+
+    Near a fraction of small denominator many factors a say the same of small d, which is normal with a `spread`.
+    """
+    d = np.arange(-math.ceil(4 * spread) - 1.0, math.ceil(4 * spread) + 2.0)
+    weights = np.exp(-0.5 * (d / spread) ** 2)
+    exact = amounts[:, None] * d
+    made = np.rint(exact)
+    return made @ (weights * d) / float(weights @ d**2), 12 * (made - exact) ** 2 @ weights / weights.sum()
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +132,11 @@ class Problem:
         if self.whitener.ndim == 1:
             return np.asarray(rows / self.whitener)
         return np.asarray(rows @ np.linalg.pinv(self.whitener))
+
+    def spread_of(self, filtered: Array) -> float:
+        """Return the standard deviation of what a filter makes of the image, rounded to whole numbers."""
+        variance = float(np.sum(self.white(filtered.reshape(1, -1)) ** 2)) * self.rounding.excess
+        return math.sqrt((variance / self.rounding.n_pixels + 1) / 12)
 
     @property
     def cut_off(self) -> bool:

@@ -13,8 +13,8 @@ import scipy.special
 
 from . import filter_shapes as shapes
 from . import filter_table as table
-from .filter_families import ADD, BLEND, FAR, GAIN, PLUS, UNIT, Family, Hint, Setting, Start
-from .filter_problem import Problem
+from .filter_families import ADD, BLEND, FAR, GAIN, PLUS, UNIT, Family, Hint, Setting, Start, scipy_reach
+from .filter_problem import Problem, of_whole_steps
 from .filter_shapes import Grid
 
 Array = npt.NDArray[np.float64]
@@ -28,12 +28,13 @@ _SLOPE_TRUST = 4.0  # chi-square falls by no more than so many times what its sl
 #: The modes in which a filter comes at least as near, having a factor more.
 _WIDER = {UNIT: (GAIN, BLEND, ADD, PLUS), GAIN: (PLUS,), BLEND: (PLUS,), ADD: (PLUS,), PLUS: ()}
 _LIKELY = 40  # starts of a family, of all those that do not depend on the kernel, whose errors are reckoned with
+_LIKE_IT = 0.2  # of what rounding does to an amount, which depends on the image
+_DOUBTFUL = 3.0  # standard deviations of chi-square above what is expected
 _SETTINGS = 3  # settings of a family to begin with: where a filter is cut off changes its width
 _ALIKE = 3e-3  # of a kernel: a filter that leaves more of it is not made better by another setting
 _RARE = 6.0  # of Schwarz's criterion: odds of 20 to 1 before the kernel is seen
 _SPARE = 2.0  # times the chi-square that would do
 _FEW_TAPS = 4  # a shift along an axis has two taps, and three numbers with a gain: it is named all the same
-_WHOLE_AMOUNT = 0.05  # of a whole number: ``a (x - g)`` of small differences is then rounded to that many times them
 _NO_GAUSSIAN = 4.0  # standard errors of a Moffat profile's 1 / beta from none
 _STEEPEST = 50.0  # beta of such a profile: it ends at its limit, near it, where a Gaussian is better
 _SLIGHT = 1e-3  # what chi-square below its expectation counts, where the errors are in doubt
@@ -83,6 +84,15 @@ def _bounded(family: Family, theta: Array) -> Array:
             (1.0, 1e3) if name in ("rows", "cols") else limit for name, limit in zip(family.names, limits, strict=True)
         ]
     return np.asarray(np.clip(theta, *np.array(limits).T))
+
+
+def _of_amount(amount: float, variance: float, spread: float) -> float:
+    """Return the variance of an amount found, of those that would have been told as it: ``x + round(a (x - g))``."""
+    tried = amount + np.linspace(-0.1, 0.1, 401)
+    told = of_whole_steps(tried, spread)[0]
+    off = np.abs(told - amount) - _LIKE_IT * np.abs(told - tried)
+    alike = off <= max(float(off.min()), math.sqrt(3 * variance))
+    return max(variance, float(np.mean((tried[alike] - amount) ** 2)))
 
 
 @functools.lru_cache(maxsize=256)
@@ -295,6 +305,11 @@ class Search:
                 break
             every = self.chi_squares(*_made(family, grid, [(one, tuple(theta.tolist())) for one in settings]))[mode]
             better = settings[int(np.argmax(every < every.min() + _USUAL))]  # the first is what tools do unasked
+            if better == setting and self.doubtful(chi, len(theta)):  # numbers sought for one cut speak for that one
+                for other in settings:
+                    above, least = self.descend(family, grid, mode, other, theta, chi - _USUAL)[1:]
+                    if not above and least < chi - _USUAL:
+                        better, chi = other, least
             if better == setting:
                 break
             setting = better
@@ -308,11 +323,23 @@ class Search:
         covariance = np.linalg.pinv(slopes @ slopes.T, hermitian=True) if len(slopes) else np.zeros((0, 0))
         amount = float(state.factors[0]) if mode == BLEND else None
         kind = {table.PILLOW: "boxes", table.SOFT_BOX: "box", table.OPENCV: "table"}.get(family, "")
-        covariance = np.asarray(covariance * self.problem.rounding.widened(self.n, kind, amount), dtype=np.float64)
         model = np.array(state.both) @ [state.template, state.identity]
-        chi = float(state.left @ state.left)
+        chi, dof = float(state.left @ state.left), max(1, self.n - len(slopes))
         self.floors[family, grid, mode, start] = chi / _SLOPE_TRUST
+        ratio = min(chi / dof, 1 + self.problem.rounding.doubt / dof)
+        wider = np.full(len(slopes), self.problem.rounding.widened(ratio, kind, amount))
+        if kind == "boxes" and mode == BLEND:
+            wider[: len(theta)] = self.problem.rounding.widened(ratio, "radius", None)
+        covariance = np.asarray(covariance * np.sqrt(wider[:, None] * wider), dtype=np.float64)
+        if kind == "table" and amount is not None and self.problem.rounding.excess > 0:
+            spread = self.problem.spread_of(state.identity - state.template)
+            covariance[-1, -1] = _of_amount(amount, float(covariance[-1, -1]), spread)
         return Fit(family, grid, mode, setting, theta, state.factors, chi, len(slopes), model, covariance)
+
+    def doubtful(self, chi: float, free: int) -> bool:
+        """Say whether a filter is near, but so that chance would hardly make its chi-square."""
+        dof = self.n - free
+        return dof > 0 and dof + _DOUBTFUL * math.sqrt(2 * dof) < chi < 2 * (self.n + self.problem.rounding.most)
 
     def hints(self, grid: Grid) -> dict[bool, Hint]:
         """Return the Gaussian nearest to the kernel, alone (False) and beside the identity (True)."""
@@ -477,6 +504,13 @@ class Search:
         alone = fit.family in table.SINGLES or fit.family in table.SHIFTS
         return alone and fit.mode in (UNIT, GAIN, BLEND) and not self.rare(fit.family)
 
+    def ends_beyond(self, fit: Fit) -> bool:
+        """Say whether a filter goes on beyond the shape, as tools make it unasked."""
+        if fit.family not in (table.GAUSSIAN, table.AXES):
+            return False
+        sigmas = np.resize(fit.theta, 2).tolist()
+        return any(scipy_reach(sigma) > reach for sigma, reach in zip(sigmas, fit.grid.reach(), strict=True))
+
     def rare(self, family: Family) -> bool:
         """Say whether hardly anyone makes such a filter: where it says the same as another the other is told."""
         return family in table.RARE or (family is table.OPENCV and not self.problem.rounding.excess > 0)
@@ -488,10 +522,13 @@ class Search:
             numbers -= int((np.abs(fit.theta[:2] - np.rint(fit.theta[:2])) < 4 * fit.errors[:2]).sum())
         if dof <= 0 or (len(fit.theta) and numbers >= max(self.known, _FEW_TAPS)):
             return 0.0
-        if fit.family is table.OPENCV and self.problem.rounding.excess > 0:  # it rounds its blur of 8 bits, once
-            rounding, amount = self.problem.rounding, float(fit.factors[0]) if fit.mode == BLEND else 0.0
-            once = abs(amount - round(amount)) > _WHOLE_AMOUNT  # else little is left for the sum to be rounded
-            if rounding.smoothed or rounding.excess < once + 0.8 * amount**2:
+        rounding = self.problem.rounding
+        if fit.family is table.OPENCV and rounding.excess > 0:  # it rounds its blur of 8 bits, once
+            amount = float(fit.factors[0]) if fit.mode == BLEND else 0.0
+            blurred = fit.family.taps(fit.grid, fit.setting, fit.theta)
+            spread = self.problem.spread_of(_spot(fit.grid) - blurred.ravel())
+            last = float(of_whole_steps(np.array([amount]), spread)[1][0])  # of the sum: little near a whole number
+            if rounding.smoothed or rounding.excess < min(last, 1.0) + 0.8 * amount**2:
                 return 0.0
         return chance(fit.chi_square, dof, self.doubt(fit))
 

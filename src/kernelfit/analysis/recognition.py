@@ -310,13 +310,14 @@ def _recognised(
     if problem is None or search is None:
         return ()
     every = _passed(search, level, _ranked(search, level, pairs))
-    if not any(map(search.plain, every[:1])) and problem.cut_off:
+    first = any(map(search.plain, every[:1]))
+    if search.ends_beyond(every[0]) if first else problem.cut_off:
         for depth in range(1, min(1 if every else _DEEPEST, (min(problem.taps.shape) - _INSIDE) // 2) + 1):
             wider = Search(problem.without_rim(depth).without_constant())
-            beyond = [fit for fit in _passed(wider, level, _ranked(wider, level, cut=True)) if wider.plain(fit)]
-            beyond = [fit for fit in beyond if fit.mode != GAIN]  # which would hold anything of so few taps
-            if beyond:
-                search, every = wider, beyond
+            within = [fit for fit in _passed(wider, level, _ranked(wider, level, cut=True)) if wider.plain(fit)]
+            within = [fit for fit in within if fit.mode != GAIN]  # which would hold anything of so few taps
+            if within:
+                search, every = wider, within
                 break
     plain = {id(fit.family) for fit in every if fit.mode == UNIT}
     found: dict[str, list[Fit]] = {}
@@ -329,6 +330,9 @@ def _recognised(
 def _passed(search: Search, level: float, fits: list[Fit]) -> list[Fit]:
     """Return the fits that may be the kernel, and that the best of them does not rule out."""
     every = [fit for fit in fits if fit.determined and search.p_value(fit) >= level]
+    laid = min((fit.chi_square for fit in every if fit.family is table.OPENCV), default=math.inf)
+    # boxes may be far off by rounding half way; a table that is near needs none of it
+    every = [fit for fit in every if fit.family is not table.PILLOW or fit.chi_square < laid + RULED_OUT]
     least: dict[int, int] = {}
     if search.problem.rounding.excess > 0:  # what a number more explains in a family may be what rounding does
         for fit in every:
@@ -340,6 +344,8 @@ def _passed(search: Search, level: float, fits: list[Fit]) -> list[Fit]:
 @one_blas_thread
 def nearest(kernel: Estimate | npt.ArrayLike, covariance: npt.ArrayLike | None = None) -> Candidate | None:
     """Return the named filter nearest to a kernel, whether it fits or not; None where it is lost in its errors."""
+    if found := _recognised(kernel, covariance, _LEVEL):
+        return found[0]
     search = _search(as_problem(kernel, covariance))
     return None if search is None else _candidate(search, _ranked(search, _LEVEL, thorough=True)[0])
 
