@@ -280,9 +280,11 @@ def recognise(
     correlated, since then the filter may have rounded half way, too. So much is added to chi-square's expectation,
     below which no filter is better than another. Pillow's Gaussian, where there is at least the noise of its six
     roundings, may differ by 15 % of what is beyond the last one.
-    Shared among the taps, it is added to the variance of the numbers; but where a filter rounds half way (Pillow's
-    Gaussian does after each box, and so loses what of a box's weights is small), all noise beyond that of the last
-    rounding may lie along a single number, and its interval holds that: Cauchy's and Schwarz's inequality.
+    The variance of the numbers grows with it as far as chi-square is larger than expected; but where a filter rounds
+    half way (Pillow's Gaussian does after each box, and so loses what of a box's weights is small), much of the noise
+    beyond that of the last rounding may lie along a single number, and its interval holds that: Cauchy's and Schwarz's
+    inequality. The amount of OpenCV's unsharp mask of 8 bits multiplies whole numbers: its interval holds all amounts
+    of which rounding makes the same.
 
     Examples
     --------
