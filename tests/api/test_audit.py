@@ -146,6 +146,36 @@ def test_no_kernel_explains_noise(image):
     assert any("no kernel relates" in note for note in found.notes)
 
 
+def landscape(seed, shape=(96, 107)):
+    """Return what hangs together from pixel to pixel, as photographs do."""
+    white = np.random.default_rng(seed).normal(size=shape)
+    rows, cols = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
+    return np.fft.irfft2(np.fft.rfft2(white) / np.maximum(np.hypot(rows, cols), 0.01), shape)
+
+
+@pytest.mark.parametrize("kernel", [KERNEL, smooth()])
+def test_no_kernel_explains_another_photograph(kernel):
+    found = kernelfit.audit(landscape(1), landscape(2), kernel)
+    assert found.outcome == "no" and "holds nothing" in found.verdict
+
+
+def test_a_ramp_does_not_determine_what_explains_it():
+    ramp = np.add.outer(np.arange(60.0), 2 * np.arange(50.0))
+    notes = kernelfit.audit(ramp, ramp, KERNEL).notes
+    assert any("determines 1 of" in note and "other kernels" in note for note in notes)
+    pair = np.random.default_rng(0).random((60, 50))
+    assert not kernelfit.audit(pair, pair, KERNEL).notes
+
+
+@pytest.mark.parametrize("degree", [0, 1])
+def test_a_target_of_nothing_but_a_background_is_refused(image, degree):
+    target = 3 + degree * np.arange(image.shape[1]) + np.zeros(image.shape)
+    with pytest.raises(ValueError, match="holds nothing of the image"):
+        kernelfit.audit(image, target, KERNEL, background=degree)
+    with pytest.raises(ValueError, match=r"take a constant off$"):  # and no word of a shape, which an audit has
+        kernelfit.audit(np.full(image.shape, 3.0), image, KERNEL)
+
+
 def test_another_kernel_does_not(image):
     target = noisy(scipy.signal.convolve2d(image, KERNEL, mode="same"))
     found = kernelfit.audit(image, target, np.ones((5, 7)))
@@ -220,7 +250,8 @@ def test_plain_types(image):
     [
         (np.zeros((3, 2)), {}, ValueError, "zeros"),
         (np.full((3, 2), np.nan), {}, ValueError, "NaN"),
-        (np.ones((2, 3, 4)), {}, ValueError, "rows and columns"),
+        (np.ones((2, 3, 4)), {}, ValueError, "rows and columns; audit one plane"),
+        (np.ones(3), {}, ValueError, "rows and columns; signals are not audited"),
         (np.ones((3, 2)) * 1j, {}, TypeError, "real"),
         (np.ones((61, 62)), {}, ValueError, "cut off its faint edges"),
         (KERNEL, {"boundary": "symm"}, TypeError, "no use"),

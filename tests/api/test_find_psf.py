@@ -242,3 +242,13 @@ def test_noise_in_which_no_pattern_lies():
     for shape in ((60, 64), (120, 130), (30, 200)):
         with pytest.raises(ValueError, match="not found|larger|smaller"):
             kernelfit.find_psf(rng.random((120, 130)), rng.random(shape))
+
+
+@pytest.mark.slow
+def test_a_capture_that_is_not_light_is_told_what_a_capture_can_do():
+    pattern = np.random.default_rng(0).integers(0, 2, (110, 120))
+    corners = corners_of(90, (55, 59))
+    encoded = np.clip(camera(pattern, corners, (110, 119)), 1e-3, None) ** (1 / 2.2)
+    findings = kernelfit.find_psf(encoded, pattern, corners=corners, shape=17).fit.findings
+    (told,) = [finding for finding in findings if finding.verdict is kernelfit.Verdict.NONLINEAR]
+    assert "proportional to light" in told.text and "curve=" not in told.text

@@ -128,3 +128,35 @@ def test_what_to_do_in_this_case_is_said_instead_of_what_is_usual(tmp_path):
         assert "do something else" in words and "take errors=" not in words and "--errors sandwich" not in words
     usual = kernelfit.Finding(kernelfit.Verdict.COLOURED_NOISE, "the figures")
     assert "errors='sandwich'" in str(usual) and usual.text == usual.verdict.value
+
+
+@pytest.mark.parametrize("method", ["at", "polished"])
+def test_what_a_method_made_is_reproduced_by_that_method(method, tmp_path):
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 255, size=(46, 53)).astype(float)
+    kernel = np.array([[0.25, 0.5, 0.0], [0.0, 0.0, 0.25]])
+    target = kernelfit.apply_kernel(image, kernel, boundary="symm") + 0.01 * rng.normal(size=image.shape)
+    varied = find_kernel(image, target, (2, 3), variation=1)
+    made = varied.at(10.123456789, 20) if method == "at" else find_kernel(image, target, (2, 3)).polished()
+    made.save(tmp_path / "made.npz")
+    for one in (made, KernelFit.load(tmp_path / "made.npz")):
+        again = eval(one.reproduce(), {"find_kernel": find_kernel, "image": image, "target": target})
+        assert f".{method}(" in one.reproduce() and np.array_equal(again.kernel, made.kernel)
+    assert made.at(3, 4).reproduce() == made.reproduce()
+    if method == "at":
+        image, target = image.ravel(), target.ravel()
+        drifting = find_kernel(image, target, 3, variation=1).at(70)
+        again = eval(drifting.reproduce(), {"find_kernel": find_kernel, "image": image, "target": target})
+        assert np.array_equal(again.kernel, drifting.kernel)
+
+
+@pytest.mark.parametrize("n", [-1, 2.5, True])
+def test_only_whole_numbers_of_kernels_are_drawn(fit, n):
+    with pytest.raises(ValueError, match="need a whole number of kernels"):
+        fit.sample(n)
+
+
+def test_a_target_of_nothing_is_not_said_to_be_cut_off():
+    image = np.random.default_rng(4).integers(1, 255, size=(26, 33)).astype(np.uint8)
+    found = {finding.verdict for finding in find_kernel(image, np.zeros_like(image), (3, 4)).findings}
+    assert found == {Verdict.NO_SIGNAL}

@@ -347,6 +347,24 @@ def test_compare_says_whether_two_kernels_differ(folder, fit, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["kernel.html", "kernel.csv.gz"])
+def test_a_kernel_of_another_format_is_asked_for_as_a_kernel(name, folder, capsys):
+    Path(name).write_bytes(b"<html></html>")
+    code, _, err = run(capsys, "apply", "image.png", name, "-o", "out.png")
+    assert code == 2 and "need a kernel's numbers, one of .npy, .csv" in err and "PNG, JPEG" not in err
+
+
+@pytest.mark.parametrize("command", [("subtract", "-o", "out.npy"), ("psf",), ("audit", "kernel.csv")])
+def test_colours_are_refused_with_the_options_that_there_are(command, folder, pixels, capsys):
+    Image.fromarray(np.stack([pixels] * 3, -1)).save("rgb.png")
+    Image.merge("LA", [Image.fromarray(pixels)] * 2).save("alpha.png")
+    verb, *rest = command
+    for name, channel in (("rgb", "green or luma"), ("alpha", "luma")):
+        pair = [f"{name}.png", "--target", "image.png"] if verb == "psf" else [f"{name}.png", "image.png"]
+        code, _, err = run(capsys, verb, *pair, *rest)
+        assert code == 2 and f"choose a channel (--channel {channel})" in err and "channel_axis" not in err
+
+
 def test_audit_says_whether_a_kernel_explains_a_pair(folder, capsys):
     code, out, err = run(capsys, "audit", "image.npy", "target.npy", "kernel.csv")
     assert (code, err) == (0, "") and "as it is given" in out and "shift down" in out

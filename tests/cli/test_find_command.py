@@ -335,7 +335,7 @@ BAD_CALLS = {
     ),
     "gray image, colour target": ("find image.png colour.tif --shape 3", "colour.tif: got a colour image.*19 x 23"),
     "colour array": ("find image.png colour.npy --shape 3", "colour.npy: got a colour image"),
-    "alpha": ("find alpha.png target.npy --shape 3", "alpha.png: got a colour image or one with alpha.*2 channels"),
+    "alpha": ("find alpha.png target.npy --shape 3", "alpha.png: got an image with alpha.*2 channels"),
     "white zero TIFF": ("find white.tif target.npy --shape 3", "white.tif: got zero for white"),
     "stack": ("find stack.tif target.npy --shape 3", "stack.tif: got 5 planes"),
     "several images": ("find several.tif target.npy --shape 3", "several.tif: got 2 images in one file"),

@@ -36,6 +36,18 @@ def folder(tmp_path, monkeypatch):
 WORDS = ["--volume", "--shape", "2,3,4", "--boundary", "mirror", "--background", "0"]
 
 
+def test_bare_numbers_are_a_volume_beside_one(folder, capsys):
+    before, after = folder
+    fit = kernelfit.find_kernel(before, after, (2, 3, 4), boundary="mirror", background=0)
+    fit.save("fit.npz")
+    np.save("taps.npy", TAPS)
+    for pair in (("fit.npz", "taps.npy"), ("taps.npy", "fit.npz")):
+        assert main(["compare", *pair]) == 0
+        assert "24 degrees" in capsys.readouterr().out
+    np.save("taps.npy", TAPS[::-1])
+    assert main(["compare", "fit.npz", "taps.npy"]) == 1
+
+
 @pytest.mark.slow
 def test_find_apply_and_inspect(folder, capsys):
     before, after = folder

@@ -408,6 +408,21 @@ def test_a_motion_goes_with_what_is_found():
     assert np.array_equal(again.registration.matrix, fit.registration.matrix)
 
 
+def test_what_is_doubted_without_a_motion_is_not_doubted_with_it():
+    image = photograph(140, 170)
+    turn = np.deg2rad(1.0)
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    middle = (np.array(image.shape) - 1) / 2
+    turned = scipy.ndimage.affine_transform(image, matrix, middle - matrix @ middle, order=5, mode="mirror")
+    target = scipy.ndimage.gaussian_filter(turned, (1.2, 0.8)) + np.random.default_rng(0).normal(0, 0.3, image.shape)
+    fit = kernelfit.find_kernel(image, target, register="rigid")
+    assert any("nearest to what was done" in words for words in fit.found)  # without the motion
+    assert fit.verdict.ok
+    median = scipy.ndimage.median_filter(image, 5)
+    for motion in ("shift", "rigid"):
+        assert kernelfit.find_kernel(image, median, register=motion).verdict.name == "NONLINEAR"
+
+
 def test_an_image_of_one_row():
     """The rows of the span are the first that there are no pixels for."""
     row = np.random.default_rng(1).normal(size=(1, 300))

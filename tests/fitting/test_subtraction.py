@@ -288,6 +288,28 @@ def test_calls_that_are_refused(pair, words, error, match):
         kernelfit.subtract(*pair, 3, **words)
 
 
+@pytest.mark.parametrize(("boundary", "told"), [("fill", True), ("symm", False), (None, False)])
+def test_a_wrong_boundary_is_told(boundary, told):
+    rng = np.random.default_rng(0)
+    sky = 20 + 2000.0 * (rng.random((150, 170)) > 0.985)
+    reference = scipy.ndimage.gaussian_filter(sky, 1.0, mode="reflect")
+    science = scipy.ndimage.gaussian_filter(reference, (1.3, 1.1), mode="reflect")
+    both = [one + rng.normal(0, s, sky.shape) for one, s in ((science, 5.0), (reference, 5.0))]
+    both[0][rng.integers(0, 150, 20), rng.integers(0, 170, 20)] += 100  # outliers anywhere
+    difference = kernelfit.subtract(*both, 9, boundary=boundary)
+    found = [finding for finding in difference.findings if finding.verdict is kernelfit.Verdict.WRONG_BOUNDARY]
+    assert bool(found) == told
+
+
+def test_the_fit_of_a_difference_tells_its_own_call_and_of_no_weights():
+    science, reference = (np.asarray(one) for one in scene()[:2])
+    fit = kernelfit.subtract(science, reference, (7, 9), which="science", background=0, clip=5.0).fit
+    names = {"subtract": kernelfit.subtract, "science": science, "reference": reference}
+    again = eval(fit.reproduce(), names)
+    assert fit.reproduce().startswith("subtract(science, reference, shape=(7, 9), which='science', background=0")
+    assert_close(again.kernel, fit.kernel, 0)
+
+
 def test_light_that_the_kernel_cannot_make_is_in_the_variance():
     """The kernel is wider on one side, and the fit not told: most stars are off by a share, which is no new light."""
     rng = np.random.default_rng(7)

@@ -73,6 +73,21 @@ def test_stamps_without_a_shape_go_there():
     assert not decayed(np.random.default_rng(0).random(SHAPE)) and not decayed(np.zeros(SHAPE)) and decayed(sharp)
 
 
+@pytest.mark.parametrize("name", ["source", "target"])
+def test_stamps_that_are_cut_off_are_doubted(name):
+    stamps = {"source": gaussian(1.3), "target": gaussian(2.1)}
+    assert kernelfit.match_psf(**stamps).verdict.ok
+    stamps[name] = stamps[name] + 0.02 * stamps[name].max()  # a sky that was not taken off
+    fit = kernelfit.match_psf(**stamps)
+    doubts = [finding for finding in fit.findings if finding.verdict is kernelfit.Verdict.WRONG_BOUNDARY]
+    assert len(doubts) == 1 and f"the {name} has not faded" in str(doubts[0]) and "take off the sky" in doubts[0].text
+
+
+def test_one_plane_is_asked_for_and_no_channels():
+    with pytest.raises(ValueError, match=r"give one plane of it, of colours such as \[\.\.\., 1\]$"):
+        kernelfit.match_psf(np.ones((9, 10, 3)), np.ones((9, 10, 3)))
+
+
 def test_what_is_refused():
     stamp = gaussian(1.3)
     for words, message in (({"target": stamp[1:]}, "need one shape"), ({"target": 0 * stamp}, "of zeros"),

@@ -173,9 +173,19 @@ def _signed(number: Measured) -> str:
 
 
 def judged(
-    evidence: Evidence, best: Estimate, given: Laid, offset: tuple[int, int], elsewhere: Evidence, notes: Sequence[str]
+    evidence: Evidence,
+    best: Estimate,
+    given: Laid,
+    offset: tuple[int, int],
+    elsewhere: Evidence,
+    notes: Sequence[str],
+    *,
+    related: bool = True,
 ) -> Audit:
-    """Return the audit of a kernel: a span's equations, its best kernel, and the equations where it lies as given."""
+    """Return the audit of a kernel: a span's equations, its best kernel, and the equations where it lies as given.
+
+    `related` says whether any kernel relates the pair.
+    """
     stats, laid = evidence.stats, given.trimmed()
     n, energy = stats.n_pixels, stats.variance if stats.varies else stats.target_energy
     rss = max(best.rss, ROUNDING * stats.target_energy)
@@ -212,6 +222,8 @@ def judged(
     ratio = (stats.target_energy - found.rss) / free / variance
     places = len(ORIENTATIONS) * stats.n_taps  # the best of so many was taken
     by_chance = places * float(scipy.special.fdtrc(free, max(n - free, 1), max(ratio, 0.0))) > _CHANCE
+    if not related:  # that test is of white noise: what hangs together agrees with anything in some place
+        by_chance |= any(finding.verdict is Verdict.COLOURED_NOISE for finding in best.findings)
     if by_chance:
         outcome, done = "no", []
     elif as_good(at_once, 0):
@@ -221,6 +233,12 @@ def judged(
     else:
         outcome = "in the main" if share >= _MAINLY else "no"
     told = [f"of the best kernel: {finding}" for finding in best.findings if finding.verdict in _OF_PAIR]
+    if best.rank < best.kernel.size:
+        told.insert(
+            0,
+            f"the image determines {best.rank} of {best.kernel.size} taps: other kernels, shifts and factors may "
+            "explain the pair as well",
+        )
     strides = best.convention.stride
     centre = None
     if max(strides) > 1:

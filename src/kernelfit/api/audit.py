@@ -12,6 +12,7 @@ from ..analysis.place import ORIENTATIONS, Box
 from ..compiled.blas import one_blas_thread
 from ..core.container_calls import of_any_container
 from ..core.estimate import Estimate
+from ..core.findings import Verdict
 from ..core.geometry import Convention, Shape, as_pair, axis_lag
 from ..core.mode import infer_mode
 from ..core.model import Execution, Model, Selection
@@ -133,6 +134,8 @@ def audit(
         around = _box_of(Model(**{n: v for n, v in found.items() if n in _PLACE}), found["mode"], sides[1])
     except UnrelatedError as unrelated:
         notes.append(str(unrelated).partition(";")[0])
+    except ValueError as error:  # an audit has the kernel's shape, and takes none
+        raise ValueError(str(error).replace(", or give shape=", "")) from None
     stride = as_pair(asked.get("stride", 1), "stride")
     laid, offset = _laid(taps, known, own, stride, sides)
     count = math.prod(np.shape(pair[1])) * (len(as_list(unmasked(image)[0]) or [0]))
@@ -152,7 +155,14 @@ def audit(
     there = laid.trimmed().moved(-offset[0], -offset[1])
     elsewhere = found_on if here else evidence(span_of([there], None, 0))
     assert isinstance(found_on.stats, NormalStats)
-    return judged(found_on, found_on.stats.solve(), laid, offset, elsewhere, notes)
+    best = found_on.stats.solve()
+    for finding in best.findings:
+        if finding.verdict is Verdict.NO_SIGNAL:
+            raise ValueError(
+                f"got a target that holds nothing of the image ({finding.detail}), need one that varies; check that "
+                "the right file was read"
+            )
+    return judged(found_on, best, laid, offset, elsewhere, notes, related=around is not None)
 
 
 _PLACE = ("shape", "origin", "stride", "offset")
@@ -164,7 +174,9 @@ def _taps(kernel: Estimate | npt.ArrayLike) -> tuple[npt.NDArray[np.float64], Co
     if taps.dtype.kind == "c":
         raise TypeError("got a complex kernel, need one of real numbers; audit its real and imaginary parts one by one")
     if taps.ndim != 2 or 0 in taps.shape or (known is not None and known.field is not None):
-        raise ValueError(f"got a kernel of shape {taps.shape}, need rows and columns; audit one plane of it at a time")
+        ways = {1: "signals are not audited", 2: "audit the kernel of one place, fit.at(row, col)"}
+        way = ways.get(taps.ndim, "audit one plane of it at a time")
+        raise ValueError(f"got a kernel of shape {taps.shape}, need rows and columns; {way}")
     taps = taps.astype(np.float64)
     if not np.isfinite(taps).all() or not taps.any():
         raise ValueError("got a kernel of zeros, or with NaN or infinite taps, need finite ones that are not all zero")

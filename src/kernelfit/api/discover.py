@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,8 @@ _ENOUGH_PIXELS, _FEW = 2**16, 1e-3
 _ENOUGH = 1e-6
 #: Sides up to which a pair may be two stamps.
 _LARGEST = 512
+#: A motion or a curve is what was missed if no more is left with it than such a share of what was left before.
+_HELPED = 0.5
 _TOGETHER = {
     "shared": "all channels share one kernel",
     "separate": "each channel has a kernel of its own",
@@ -60,6 +62,7 @@ class Completed(NamedTuple):
     words: tuple[str, ...]
     findings: tuple[Finding, ...]
     arrays: tuple[str, str]
+    left: float  # share of the target's variance
 
 
 def completed(
@@ -132,7 +135,9 @@ def completed(
         said += "pixels, cosmic rays, text, a logo or a border are not"
         words = (*words, f"{said}: they are held down (robust='clip')" if plain else f"{said}: give robust='clip'")
         fields |= {"robust": "clip"} if plain else {}
-    return Completed(image, target, {**colours, **fields, **keywords}, (*found.words, *words), found.findings, arrays)
+    return Completed(
+        image, target, {**colours, **fields, **keywords}, (*found.words, *words), found.findings, arrays, found.left
+    )
 
 
 def written(arrays: tuple[str, str], keywords: Mapping[str, Any], **objects: Any) -> tuple[str, ...]:
@@ -143,12 +148,12 @@ def written(arrays: tuple[str, str], keywords: Mapping[str, Any], **objects: Any
     words, given = [*arrays], {name: v for name, v in keywords.items() if name not in _UNSAID}
     for name, value in given.items():
         if FIELDS[name][0] is not Model and not same(value, default(name)):
-            words.append(f"{name}={_code(value) or name}")
-    words += [f"{name}={_code(value) or name}" for name, value in objects.items() if value is not None]
+            words.append(f"{name}={code_of(value) or name}")
+    words += [f"{name}={code_of(value) or name}" for name, value in objects.items() if value is not None]
     return ("find_kernel", *words) if words != ["image", "target"] else ()
 
 
-def _code(value: Any) -> str:
+def code_of(value: Any) -> str:
     """Return how Python writes a value, nothing if not in few words."""
     ours, text = type(value).__module__.startswith("kernelfit."), repr(value)
     short = len(text) < _LONGEST and not any(part in text for part in ("array", "<", "np.", "inf", "nan,"))
@@ -208,6 +213,15 @@ def motion_told(before: Estimate, after: Estimate) -> str:
         f"the image lies on the target by an affine motion, which displaces a corner by {moved:.2g} pixels "
         f"(register='affine'); without it the noise is {before.noise_std / after.noise_std:.3g} times as large"
     )
+
+
+def still(findings: Sequence[Finding], fit: Estimate, left: float) -> list[Finding]:
+    """Return what is doubted of a pair, less that no kernel makes the target where a motion or a curve does.
+
+    `left` is the share of the target's variance that was left without them.
+    """
+    helped = (fit.registration is not None or fit.curve is not None) and 1 - fit.r_squared < _HELPED * left
+    return [finding for finding in findings if not (helped and finding.verdict is Verdict.NONLINEAR)]
 
 
 def matched(image: Any, target: Any, keywords: Mapping[str, Any], plain: bool) -> KernelFit | None:

@@ -14,7 +14,7 @@ from ..data.observation import NUMBERS
 from ..data.plan import make_plan
 from ..fitting import channel_relation, degree, pipeline, registration, requirements
 from ..solvers.least_squares import Solver
-from .discover import completed, edges_of, matched, may_move, model_of_signals, motion_told, written
+from .discover import completed, edges_of, matched, may_move, model_of_signals, motion_told, still, written
 from .keywords import Keywords, call_of, takes_keywords
 from .results import KernelFit
 
@@ -131,7 +131,9 @@ def find_kernel(
         stamps = matched(image, target, keywords, plain)
         if stamps is not None:
             return stamps
-        image, target, words, found, short, arrays = completed(image, target, keywords, selection, execution, solver)
+        image, target, words, found, short, arrays, left = completed(
+            image, target, keywords, selection, execution, solver
+        )
         if "robust" in words:
             asked = {**asked, "robust": words["robust"]}
         if shape is SIGNAL:
@@ -165,5 +167,5 @@ def find_kernel(
     if given is None and selection is None:
         fit = dataclasses.replace(fit, notes=(*fit.notes, *edges_of(image, target, fit, keywords)))
     said = {finding.verdict for finding in fit.findings}
-    more = [finding for finding in short if finding.verdict not in said]
+    more = [finding for finding in still(short, fit, left) if finding.verdict not in said]
     return dataclasses.replace(fit, found=found, findings=ranked([*fit.findings, *more]))

@@ -12,7 +12,7 @@ from ..analysis.target_search import FOUND, aligned, detected
 from ..analysis.target_warp import Warp, homography
 from ..compiled.blas import one_blas_thread
 from ..core.container_calls import of_any_container
-from ..core.findings import more
+from ..core.findings import Verdict, more
 from ..core.geometry import Shape, as_pair
 from ..core.model import Execution, as_ends
 from ..core.validation import Array, require_finite
@@ -27,6 +27,10 @@ from .results import KernelFit
 
 #: Pixels of the capture that the kernel takes by default, and pixels for each tap at least.
 _SIDE, _REDUNDANT = 5, 2
+#: What to do about a capture that is not linear in the light.
+_LIGHT = (
+    "save the capture proportional to light, as raw data are, and leave out what is clipped (saturated=(low, high))"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +292,8 @@ def find_psf(
     >>> bool(abs(found.measure().fwhm_along.value / 4 - 2.355 * 0.5) < 0.05)  # pixels of the capture
     True
     """
-    photograph, printed = as_image(capture, "capture"), np.asarray(as_image(pattern, "pattern"), dtype=np.float64)
+    photograph = as_image(capture, "capture", alone=True)
+    printed = np.asarray(as_image(pattern, "pattern", alone=True), dtype=np.float64)
     values = np.asarray(photograph, dtype=np.float64)
     s, side = _taps(oversample, shape)
     for degree, name in ((distortion, "distortion"), (illumination, "illumination")):
@@ -319,6 +324,11 @@ def find_psf(
     chosen = GaussianProcess("matern52", "gaussian", None) if solver is None else as_solver(solver)
     settings = Settings(solver=chosen, execution=Execution(workers=workers))
     scene, estimate = found_in(scene, side, settings)
+    findings = [
+        dataclasses.replace(one, remedy=_LIGHT) if one.verdict is Verdict.NONLINEAR else one
+        for one in estimate.findings
+    ]
+    estimate = dataclasses.replace(estimate, findings=tuple(findings))
     target = (scene.part - scene.light.offset) / scene.light.gain
     return PsfFit(KernelFit.of(estimate), _registration(scene, score, estimate.noise_std), s, scene.seen(), target)
 

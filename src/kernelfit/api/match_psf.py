@@ -47,7 +47,8 @@ def match_psf(
     -------
     KernelFit
         The kernel, without standard errors; `KernelFit.notes` has the residual's share and the negative weight. A
-        target that is sharper than what is convolved makes a large negative weight, which the verdict tells.
+        target that is sharper than what is convolved makes a large negative weight, which the verdict tells, and it
+        tells stamps that have not faded at their edges.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def match_psf(
 
 def _stamp(value: object, name: str) -> Array:
     """Return a stamp as float64, or say why it is none."""
-    stamp = np.asarray(as_image(value, name), dtype=np.float64)
+    stamp = np.asarray(as_image(value, name, alone=True), dtype=np.float64)
     if not np.isfinite(stamp).all():
         raise ValueError(f"got a {name} with pixels that are NaN or infinite, need finite ones; fill them first")
     if not stamp.any():

@@ -215,7 +215,11 @@ class KernelFit(Estimate, Saved):
         ValueError
             If the place does not lie in the image.
         """
-        return KernelFit.of(field.kernel_at(self, row, col))
+        if self.convention.field is None:
+            return self
+        found = KernelFit.of(field.kernel_at(self, row, col))
+        place = ", ".join(repr(float(at)) for at in (row, col) if at is not None)
+        return dataclasses.replace(found, call=(f"{self.reproduce()}.at({place})",))
 
     def sum_map(self) -> Array:
         """Return the sum of the kernel at each pixel of the image: by which factor light there gets brighter.
@@ -310,7 +314,7 @@ class KernelFit(Estimate, Saved):
             With the taps of `as_integers` where chance hardly makes such (its `probability` is below 1e-6); else this
             fit, with a note that says why not.
         """
-        return dataclasses.replace(self, **polish(self))
+        return dataclasses.replace(self, **polish(self), call=(f"{self.reproduce()}.polished()",))
 
     @of_any_dimension
     def export(self, tool: str) -> str:
@@ -413,8 +417,11 @@ class KernelFit(Estimate, Saved):
         str
             ``find_kernel(image, target, (rows, cols), ...)`` with the convention, the background and the channels, what
             says which pixels count, the noise and the solver. Executed where the names stand for what was given, it
-            returns the same kernel: arrays go by the names of their keywords, such as ``mask=mask``.
+            returns the same kernel: arrays go by the names of their keywords, such as ``mask=mask``. What another verb
+            or a method made is that one's call.
         """
+        if len(self.call) == 1:
+            return self.call[0]
         verb, image, target, *given = self.call or ("find_kernel", "image", "target")
         if verb != "find_kernel":
             return f"{verb}({', '.join([image, target, *given])})"

@@ -18,6 +18,8 @@ from ..fitting import subtraction
 from ..solvers.auto import as_solver
 from ..solvers.least_squares import LeastSquares, Solver
 from ..solvers.robust import robust_std
+from .discover import code_of
+from .keywords import same
 from .results import KernelFit, fields_of
 
 
@@ -253,6 +255,13 @@ def subtract(
     )
     solves = LeastSquares() if solver is None else as_solver(solver)
     made = subtraction.subtracted(*both, model, which, clip, solves, run, bool(decorrelate))
+    given = {"shape": shape, "which": made.which, "variation": variation, "background": background}
+    given |= {"boundary": boundary, "origin": origin, "clip": clip, "solver": solver}
+    usual: Any = {"variation": None, "background": 1, "boundary": None, "origin": None, "clip": 4.0, "solver": None}
+    words = [
+        f"{name}={code_of(v) or name}" for name, v in given.items() if name not in usual or not same(v, usual[name])
+    ]
+    fit = dataclasses.replace(KernelFit.of(made.fit), call=(f"subtract(science, reference, {', '.join(words)}).fit",))
     kept = opened[made.which == "science"]  # the one that was not convolved says the unit
     container = opened[0], "" if kept is None else kept.unit
-    return DifferenceImage(**{**fields_of(made), "fit": KernelFit.of(made.fit), "container": container})
+    return DifferenceImage(**{**fields_of(made), "fit": fit, "container": container})

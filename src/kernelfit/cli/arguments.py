@@ -70,7 +70,7 @@ def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[
     gray = []
     for at, path in enumerate(paths):
         choice = choice_of(args, at)
-        if args.channels is not None or (getattr(args, "shape", 1) is None and "channel" not in choice):
+        if args.channels is not None or (args.command == "find" and args.shape is None and "channel" not in choice):
             choice["colours"] = True
         try:
             image = read.read_image(path, **choice)

@@ -98,7 +98,8 @@ def compare(args: argparse.Namespace) -> int:
     """Say whether two kernels differ."""
     if args.first == args.second == "-":
         raise BadCallError("got - for both kernels, need a file for one of them: the standard input can be read once")
-    one, other = (kernels.read_kernel(path).planes() for path in (args.first, args.second))
+    first, second = (kernels.read_kernel(path) for path in (args.first, args.second))
+    one, other = first.like(second).planes(), second.like(first).planes()
     if len(one) != len(other):
         raise BadCallError(f"got {len(one)} kernel{'s'[: len(one) > 1]} and {len(other)}, need as many in both files")
     pairs = zip(one.items(), other.values(), strict=True)

@@ -422,6 +422,8 @@ class Estimate:
         ndarray, shape (n, *kernel.shape)
             ``kernel + F g``, g standard normal.
         """
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise ValueError(f"got n={n!r}, need a whole number of kernels of at least 0")
         if self.parts:
             rng = np.random.default_rng(rng)
             draws = np.stack([part.sample(n, rng) for part in self.parts], axis=1)

@@ -58,7 +58,7 @@ class Exposure:
     def __post_init__(self) -> None:
         opened = open_container(self.image, "image")
         image, own = unmasked(self.image) if opened is None else (opened.value, opened.mask)
-        array: Any = as_image(image, "image")
+        array: Any = as_image(image, "image", alone=True)
         array = array if isinstance(array, np.ndarray) else np.asarray(array[:, :])
         bad = [as_mask(mask, array.shape, "mask") for mask in (own, self.mask)]
         noise = self._noise()

@@ -109,8 +109,11 @@ def of_target(observation: Observation, at: int) -> Observation:
     return dataclasses.replace(observation, targets=(observation.targets[at],))
 
 
-def as_image(value: object, name: str, kinds: str = REAL) -> Any:
-    """Return `value` as something 2-D, of some kinds of numbers and sliceable, or say why it is none."""
+def as_image(value: object, name: str, kinds: str = REAL, *, alone: bool = False) -> Any:
+    """Return `value` as something 2-D, of some kinds of numbers and sliceable, or say why it is none.
+
+    `alone` says that there are neither channels nor volumes nor lists where it is needed.
+    """
     array = as_array(value, name, kinds)
     shape = tuple(array.shape)
     if len(shape) != 2:
@@ -118,8 +121,9 @@ def as_image(value: object, name: str, kinds: str = REAL) -> Any:
             "say which axis holds the channels (channel_axis); pass list(image) and list(target) if they are pairs "
             "that share a kernel; if it is a volume, give the kernel's shape as three numbers (planes, rows, columns)"
         )
+        remedy = "give one plane of it, of colours such as [..., 1]" if alone else remedy
         raise ValueError(
-            f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "
+            f"got {name} with {len(shape)} dimension{'s' * (len(shape) != 1)} (shape {shape}), need 2; "
             f"{remedy if len(shape) == 3 else 'reshape it to rows and columns'}"
         )
     if 0 in shape:

@@ -26,6 +26,8 @@ class Found:
     findings: tuple[Finding, ...] = ()
     #: Share of the target's pixels that no kernel made.
     strays: float = 0.0
+    #: Share of the target's variance that is left.
+    left: float = 0.0
 
 
 def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = (), strays: float = 0.0) -> Found:
@@ -105,7 +107,7 @@ def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = (), strays: float
             "columns is not determined: parts of it may as well lie one period further"
         )
         findings.append(Finding(Verdict.RANK_DEFICIENT, detail, "use an image that does not repeat itself"))
-    return Found(fields, tuple(words), tuple(findings), strays)
+    return Found(fields, tuple(words), tuple(findings), strays, left / 100)
 
 
 def _sized(image: Shape, target: Shape, span: Box) -> tuple[Shape, str] | None:

@@ -348,7 +348,9 @@ def with_clipped(estimate: Estimate, clipped: Sequence[str], alone: bool = False
 
     That is so where more than rounding is left, or where the target stands there `alone`, the image elsewhere.
     """
-    if not clipped or not (alone or estimate.noise_std > _CLIPPED * estimate.rounding > 0):
+    if not clipped or any(finding.verdict is Verdict.NO_SIGNAL for finding in estimate.findings):
+        return estimate
+    if not (alone or estimate.noise_std > _CLIPPED * estimate.rounding > 0):
         return estimate
     return with_finding(estimate, Finding(Verdict.NONLINEAR, f"{'; '.join(clipped)}, where they seem to be cut off"))
 

@@ -41,6 +41,8 @@ _LOST = 0.01
 _OFF, _SURE = 0.05, 5.0
 #: Correlated noise and a noisy image are expected of a difference, and allowed for; how noisy it is, is judged here.
 _EXPECTED = (Verdict.COLOURED_NOISE, Verdict.IMAGE_NOISE, Verdict.UNEVEN_NOISE)
+#: Outliers near the edges are told if chance makes as many with such a probability, those beyond so many deviations.
+_RARE, _CLIP = 1e-4, 4.0
 #: Light of so many standard deviations tells how well it is predicted, of so many pixels at least.
 _MUCH, _FEW = 10.0, 100
 _FAINT = 5.0
@@ -166,7 +168,13 @@ def subtracted(
         seen = dataclasses.replace(seen, noises=noises, variance=seen.variance + more)
     image, variance, noises, used = seen.difference, seen.variance, seen.noises, seen.used
     phi, rejected = None, np.isfinite(image) & ~used
-    findings = [*(f for f in fit.findings if f.verdict not in _EXPECTED), *_judged(image, variance, used)]
+    told = f"R squared is {fit.r_squared:.2g} on the pixels that count"  # not of weights, of which the user gave none
+    findings = [
+        dataclasses.replace(f, detail=told) if f.verdict is Verdict.POOR_FIT else f
+        for f in fit.findings
+        if f.verdict not in _EXPECTED
+    ]
+    findings += [*_judged(image, variance, used), *_edges(image, variance, fit, clip)]
     if decorrelate:
         outliers = np.where(rejected, image, 0.0)
         phi, image, variance, owed = _decorrelated(image, outliers, noises, fit, workers)
@@ -334,6 +342,31 @@ def _judged(image: Array, variance: Array, used: npt.NDArray[np.bool_]) -> list[
     if not abs(ratio - 1) > max(_OFF, doubt):
         return []
     return [Finding(Verdict.UNEVEN_NOISE, f"the difference scatters {ratio:.3g} times as much as its variance says")]
+
+
+def _edges(image: Array, variance: Array, fit: Estimate, clip: float | None) -> list[Finding]:
+    """Say whether a boundary that was declared leaves outliers, or a larger scatter, where the kernel crosses it."""
+    conv, (rows, cols) = fit.convention, fit.kernel.shape[-2:]
+    if conv.boundary is None:
+        return []
+    (up, left), far, known = conv.origin, clip or _CLIP, np.isfinite(image)
+    inside = np.zeros(image.shape, dtype=bool)
+    down, right = image.shape[0] - rows + 1, image.shape[1] - cols + 1
+    inside[rows - 1 - up : rows - 1 - up + max(down, 0), cols - 1 - left : cols - 1 - left + max(right, 0)] = True
+    apart = np.where(known, image / np.sqrt(variance), 0.0)
+    both = [known & ~inside, known & inside]
+    sizes = [int(np.count_nonzero(one)) for one in both]
+    if min(sizes) < _FEW:
+        return []
+    # outliers hang together: each place counts once
+    places = [scipy.ndimage.label((np.abs(apart) > far) & one, np.ones((3, 3)))[1] for one in both]
+    expected = (places[1] + 1) * sizes[0] / sizes[1]
+    ratio = robust_std(apart[both[0]]) / robust_std(apart[both[1]])
+    by_chance = float(scipy.special.pdtrc(places[0] - 1, expected)) if places[0] else 1.0
+    if by_chance > _RARE and not ratio > 1 + max(_OFF, _SURE * 1.17 / math.sqrt(sizes[0] / 10)):
+        return []
+    detail = f"near the edges the difference scatters {ratio:.3g} times as much as inside, with {places[0]} outliers "
+    return [Finding(Verdict.WRONG_BOUNDARY, f"{detail}where {expected:.2g} are expected under {conv.boundary!r}")]
 
 
 def _decorrelated(

@@ -19,7 +19,7 @@ from ..core.npz import ImageFileError, Writer, reading, require_length, require_
 from ..core.serialization import estimate_writer, load_estimate, require_kernel
 from ..core.validation import Array, complex_of
 from .planes import Choice, require
-from .read import open_tiff, quiet, read_image, read_table, tiff_pixels
+from .read import is_of_another_format, open_tiff, quiet, read_image, read_table, tiff_pixels
 from .scientific import fits_pixels, open_fits
 from .signals import is_wav, load, number_format, signal_writer
 
@@ -73,6 +73,15 @@ class KernelFile:
             convention=self.convention or plain,
             uncertainty="posterior",
         )
+
+    def like(self, other: "KernelFile") -> "KernelFile":
+        """Return bare numbers of three axes as the kernel of a volume where another file holds one."""
+        deep = other.convention is not None and other.convention.ndim == 3
+        if not deep or self.convention is not None or self.kernel.ndim != 3:
+            return self
+        sides: Any = tuple((side - 1) // 2 for side in self.kernel.shape)
+        plain: Any = {"stride": (1, 1, 1), "offset": (0, 0, 0), "ndim": 3}
+        return dataclasses.replace(self, convention=Convention(origin=sides, **plain))
 
     def planes(self) -> "dict[str, KernelFile]":
         """Return each kernel by itself where the file holds those of several channels, under the channels' names."""
@@ -260,6 +269,8 @@ def read_kernel(path: str) -> KernelFile:
         elif head[:2] in (b"II", b"MM"):
             found = _from_tiff(Path(path))
         else:
+            if path != "-" and is_of_another_format(Path(path)):
+                raise ImageFileError(f"{path}: got a file of another format, need a kernel's numbers, {need}")
             found = KernelFile(np.asarray(read_image(path)))
         kernel = found.kernel
         if kernel.ndim not in (2, 3, 4) and not found.of_signals:

@@ -120,10 +120,14 @@ def judge_planes(name: object, shape: tuple[int, ...], colours: bool = False) ->
         return
     sides = " x ".join(map(str, shape))
     if len(shape) == 3 and shape[-1] in (2, 3, 4):
-        what = f"a colour image or one with alpha ({sides}, {shape[-1]} channels)"
+        gray = shape[-1] == 2
+        what = (
+            f"{'an image with alpha' if gray else 'a colour image or one with alpha'} ({sides}, {shape[-1]} channels)"
+        )
+        which = "--channel luma, channel='luma'" if gray else "--channel green or luma, channel='green'"
         msg = (
-            f"{name}: got {what}, need one gray plane; choose a channel (--channel green or luma, channel='green'), or "
-            "take all (--channels shared, colours=True)"
+            f"{name}: got {what}, need one gray plane; choose a channel ({which}), or take all (--channels shared, "
+            "colours=True)"
         )
     elif len(shape) == 3:
         msg = f"{name}: got {shape[0]} planes ({sides}), need one gray plane; choose one (--page 0, page=0)"

@@ -139,6 +139,14 @@ def read_array(path: Path, choice: Choice) -> Any:
     return _READERS[kind_of(path)](path, choice)
 
 
+def is_of_another_format(path: Path) -> bool:
+    """Return whether a file is none that is read."""
+    try:
+        return not kind_of(path)
+    except ImageFileError:
+        return True
+
+
 def kind_of(path: Path) -> str:
     """Return the format of a file, by its first bytes, or of a folder that holds a Zarr array."""
     if path.is_dir():

@@ -207,7 +207,7 @@ def deconvolve(
 
 def _judged(value: object, name: str, *, deep: bool) -> npt.NDArray[Any]:
     """Return an image, or a volume, or say why it is none."""
-    return np.asarray(np.stack(as_volume(value, name)) if deep else as_image(value, name, NUMBERS))
+    return np.asarray(np.stack(as_volume(value, name)) if deep else as_image(value, name, NUMBERS, alone=True))
 
 
 def _rings(restored: npt.NDArray[Any], y: npt.NDArray[Any], k: npt.NDArray[Any]) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.fft
 
 from ..core.estimate import Estimate
-from ..core.findings import Finding, Verdict
+from ..core.findings import Finding, Verdict, ranked
 from ..core.geometry import Convention, default_origin
 from ..core.validation import Array
 
@@ -19,6 +19,8 @@ _LEAST, _MOST, _CHECKED, _STILL = 20, 60, 10, 0.02
 NEGATIVE = 5e-3
 #: A stamp has decayed if its rim is below this share of its peak, and holds so much of its weight in its middle.
 _DECAYED, _MIDDLE = 2e-3, 0.5
+#: A stamp is cut off if more of its peak is left at the rim: a kernel of such stamps is wrong by about as much.
+_CUT = 1e-2
 
 
 def decayed(stamp: Array) -> bool:
@@ -27,9 +29,13 @@ def decayed(stamp: Array) -> bool:
     (rows, cols), peak = stamp.shape, float(size.max(initial=0.0))
     if min(stamp.shape) < 9 or not 0 < peak < math.inf:
         return False
-    rim = max(float(size[[0, -1]].max()), float(size[:, [0, -1]].max()))
     middle = size[rows // 4 : rows - rows // 4, cols // 4 : cols - cols // 4].sum()
-    return rim < _DECAYED * peak and middle > _MIDDLE * size.sum()
+    return rim(stamp) < _DECAYED * peak and middle > _MIDDLE * size.sum()
+
+
+def rim(stamp: Array) -> float:
+    """Return the largest modulus along the edges."""
+    return float(max(np.abs(stamp[[0, -1]]).max(), np.abs(stamp[:, [0, -1]]).max()))
 
 
 def area(stamp: Array) -> float:
@@ -125,8 +131,12 @@ def match(source: Array, target: Array, strength: float | None, workers: int) ->
         findings.append(Finding(Verdict.ILL_CONDITIONED, detail))
     notes = [f"residual D = sum|r| / sum|target| = {share:.2g}, negative weight {negative:.2g} of the kernel's sum"]
     for name, stamp in (("source", source), ("target", target)):
-        if not decayed(stamp):
-            notes.append(f"the {name} has not faded at its edges, beyond which zeros are assumed")
+        said, left = f"the {name} has not faded at its edges", rim(stamp) / float(np.abs(stamp).max())
+        if left > _CUT:
+            detail = f"{said}, where {100 * left:.2g} % of its peak are left, and zeros are assumed beyond"
+            findings.append(Finding(Verdict.WRONG_BOUNDARY, detail, "take off the sky, or cut out larger stamps"))
+        elif not decayed(stamp):
+            notes.append(f"{said}, beyond which zeros are assumed")
     return Estimate(
         kernel=kernel,
         root=None,
@@ -137,7 +147,7 @@ def match(source: Array, target: Array, strength: float | None, workers: int) ->
         r_squared=1.0 - rss / variance if variance > 0 else math.nan,
         n_pixels=n,
         convention=Convention("same", "fill", origin=stamps.first),
-        findings=tuple(findings),
+        findings=ranked(findings),
         method="fft",
         method_reason="stamps that fade to zero",
         iterations=iterations,
