@@ -7,7 +7,8 @@ import scipy.ndimage
 import kernelfit
 from helpers import assert_close
 from kernelfit.core.findings import Verdict
-from kernelfit.diagnostics import hanging
+from kernelfit.data.plan import make_plan
+from kernelfit.diagnostics import hanging, whiteness
 
 SHAPE = (240, 290)
 
@@ -117,3 +118,38 @@ def test_the_sums_are_those_of_pairs_of_neighbours(weighted):
             beyond = (left[a] * left[b] - share * size) * pull
             expected += [beyond, beyond**2, size * abs(pull)]
     assert_close(hanging.sums_of(left, targets, known, root), expected, 1e-12)
+
+
+@pytest.mark.parametrize(("weighted", "stride"), [(False, 1), (True, 1), (True, (2, 1))])
+def test_what_is_looked_at_in_parts_is_the_whole(weighted, stride, monkeypatch):
+    image, clean = stars(2, varied=False)
+    rng = np.random.default_rng(8)
+    target = clean + noise_of("white", clean, rng)
+    target = target[:: stride[0], :: stride[1]] if stride != 1 else target
+    weights = np.where(rng.random(target.shape) < 0.9, rng.uniform(0.5, 2, target.shape), 0.0) if weighted else None
+    fit = kernelfit.find_kernel(image, target, (5, 7), variation=1, background=0, weights=weights, stride=stride)
+    plan = make_plan(
+        image, target, kernelfit.Model((5, 7), stride=stride, variation=kernelfit.Polynomial(1)), kernelfit.Selection()
+    )
+    (observation,) = plan.groups[0]
+    own = None if weights is None else weights[observation.geometry.used]
+    found = []
+    for side in (64, 1000):
+        monkeypatch.setattr(whiteness, "_AT_ONCE", side)
+        found.append(whiteness._whole(observation, fit, (0, 1), own))
+    (left, targets, known, root, around), whole = found
+    size = tuple(
+        step * (n - 1) + k for step, n, k in zip(np.broadcast_to(stride, 2), left.shape[1:], (5, 7), strict=True)
+    )
+    blocks = np.stack([one.block(0, 0, size) for one in observation.sources])
+    blocks -= np.median(blocks, axis=(1, 2), keepdims=True)
+    windows = np.lib.stride_tricks.sliding_window_view(np.square(blocks).sum(axis=0), (5, 7)).sum(axis=(2, 3))
+    step, pace = np.broadcast_to(stride, 2)
+    expected = windows[::step, ::pace] * (1.0 if own is None else own)
+    assert_close(whole[4][0][known[0]], expected[known[0]], 1e-4)
+    assert left.shape == (1, *observation.size)
+    assert (known == whole[2]).all()
+    for one, other in ((left, whole[0]), (targets, whole[1]), (around, whole[4])):
+        assert_close(one[known], other[known], 1e-2 if one is around else 1e-9)
+    assert (root is None) == (weights is None)
+    assert root is None or (root == whole[3]).all()

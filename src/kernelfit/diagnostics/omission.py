@@ -8,7 +8,7 @@ is left out there. Looked at are tiles all over the field, and those that hold m
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import scipy.linalg
@@ -30,8 +30,8 @@ from .tiles import Part
 _MORE, _SHAPES = 2, 15
 #: Side of the cells in which the functions are taken for constant, and of the tiles.
 _CELL, _SIDE = 16, 32
-#: The field is cut into so many parts along either axis, one tile in each being looked at, and so many in all.
-_PARTS, _TILES = 8, 128
+#: The field is cut into so many parts along either axis, one tile in each being looked at; so many in all, and at once.
+_PARTS, _TILES, _AT_ONCE = 8, 128, 16
 #: Pixels up to which all are looked at for where the image tells the most, and rows at a time.
 _WHOLE, _ROWS = 2**24, 256
 #: Of a kernel of least squares: how many times its own width the changes are smooth over; standard errors of a tap.
@@ -125,11 +125,13 @@ def _of(
     n, fitted = every.n_functions, len(fit.kernel)
     gram, score, loud = np.zeros((n * n, len(shapes) ** 2)), np.zeros((n, len(shapes))), np.zeros(len(shapes))
     for at, observation in enumerate(observations):
-        parts = [p for o, p in read if o is observation]
+        parts: Iterable[samples.Sample] = [p for o, p in read if o is observation]
         own = None if weights is None else weights[at]
         starts = _places(observation, own)
         if starts:
-            parts = [samples.sample(observation, fit, (at, len(observations)), own, (_SIDE, _SIDE), starts)]
+            some = (starts[i : i + _AT_ONCE] for i in range(0, len(starts), _AT_ONCE))
+            place, side = (at, len(observations)), (_SIDE, _SIDE)
+            parts = (samples.sample(observation, fit, place, own, side, few) for few in some)
         for part in parts:
             g, s, own_loud, rows, cols = _sums(observation, part, shapes.reshape(-1, *fit.kernel.shape[1:]))
             values = every.at(rows, cols, observation.geometry.image_shape)

@@ -42,6 +42,8 @@ _TOP, _RANKED, _BY_CHANCE, _HALF, _FEW = (8, 16, 64, 256), 5.0, 1e-7, 0.5, 1 / 6
 #: Pairs of up to so many pixels are looked at whole where the tiles hold less than such a share of the prediction's
 #: variance, or few pixels all of it.
 _WHOLE, _ELSEWHERE = 2**20, 0.25
+#: The side of what of such a pair is looked at at once, where there are several sources.
+_AT_ONCE = 256
 #: Share of the image's energy in as many target pixels as taps from which on nothing can speak against a kernel.
 _ALL_OF_IT = 0.9
 #: Below this it may be rounding to single precision, which grows with the signal.
@@ -295,22 +297,40 @@ def _of_all(
     seen, energies, together = [], [], None if fit.convention.field is None else np.zeros(3)
     for at, one in enumerate(observations):
         own = None if weights is None else weights[at]
-        part = sample(one, fit, (at, len(observations)), own, one.size, [(0, 0)])
-        known = part.known & (np.abs(part.left) <= most)
-        seen.append(_predicted(part.left, part.targets, known, part.root))
+        left, targets, known, root, around = _whole(one, fit, (at, len(observations)), own)
+        seen.append(_predicted(left, targets, known & (np.abs(left) <= most), root))
         if together is not None:
-            together += hanging.sums_of(part.left, part.targets, known, part.root)
-        sky = np.median(part.blocks, axis=(1, 2, 3), keepdims=True)
-        squares = np.pad(np.sum((part.blocks - sky) ** 2, axis=0), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
-        (rows, cols), (step, pace) = one.geometry.kernel_shape, one.geometry.stride
-        sums = squares[:, rows:] - squares[:, :-rows]
-        sums = sums[..., cols:] - sums[..., :-cols]
-        around = np.maximum(sums[:, ::step, ::pace], 0.0) * (1.0 if part.root is None else part.root**2)
-        energies.append(around[known])
+            together += hanging.sums_of(left, targets, known, root)
+        energies.append(around[known & (np.abs(left) <= most)])
     residuals, models = (np.concatenate(some) for some in zip(*seen, strict=True))
     energy = np.concatenate(energies)
     few = np.partition(energy, -fit.rank)[-fit.rank :] if fit.rank < energy.size else energy
     return residuals, models, float(few.sum() / max(float(energy.sum()), 1e-300)), together
+
+
+def _whole(
+    one: Observation, fit: Estimate, place: tuple[int, int], weights: Weights | None
+) -> tuple[Array, Array, npt.NDArray[np.bool_], Array | None, Array]:
+    """Return residual, target, what counts, the roots of the weights, and the image's energy around each pixel."""
+    rows, cols = one.size
+    left, targets, around = np.empty((3, 1, rows, cols))
+    known, root = np.empty((1, rows, cols), dtype=bool), None if weights is None else np.empty((1, rows, cols))
+    side = max(rows, cols) if len(one.sources) == 1 else _AT_ONCE  # of many sources parts that stay in the cache
+    (height, width), (step, pace) = one.geometry.kernel_shape, one.geometry.stride
+    for row in range(0, rows, side):
+        for col in range(0, cols, side):
+            shape = min(side, rows - row), min(side, cols - col)
+            part = sample(one, fit, place, weights, shape, [(row, col)])
+            tile = np.s_[:, row : row + shape[0], col : col + shape[1]]
+            left[tile], targets[tile], known[tile] = part.left, part.targets, part.known
+            if root is not None:
+                root[tile] = part.root
+            sky = np.median(part.blocks, axis=(1, 2, 3), keepdims=True)
+            squares = np.pad(np.sum((part.blocks - sky) ** 2, axis=0), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
+            sums = squares[:, height:] - squares[:, :-height]
+            sums = sums[..., width:] - sums[..., :-width]
+            around[tile] = np.maximum(sums[:, ::step, ::pace], 0.0) * (1.0 if part.root is None else part.root**2)
+    return left, targets, known, root, around
 
 
 @functools.lru_cache(16)
