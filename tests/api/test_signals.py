@@ -347,7 +347,7 @@ X, Y = np.arange(40.0) % 7, np.arange(40.0) % 5
     ((X, Y, 5), {"background": 39}, ValueError, "lower degree"),
     ((X, Y, 5), {"stride": 2, "offset": 2}, ValueError, "offset=2 with stride=2"),
     ((X, Y[:, None], 5), {}, ValueError, "1 dimensions and target with 2"),
-    ((X[:, None], Y, 5), {}, ValueError, "target with 1 dimension"),
+    ((X[:, None], Y, 5), {}, ValueError, "target with 1 dimensions"),
     ((X, Y, 5), {"mask": np.zeros(39, bool)}, ValueError, "mask of shape"),
     ((np.stack([X, X]), np.stack([Y, Y]), 5), {"channel_axis": 5}, ValueError, "channel_axis=5"),
     ((X, Y, 5), {"unknown": 1}, TypeError, "unknown"),
@@ -364,7 +364,7 @@ def test_axes_of_length_one_are_kept():
     assert find_kernel(X[None], Y[None], (1, 3)).kernel.shape == (1, 3)
     assert find_kernel(X[:, None], Y[:, None], (3, 1)).kernel.shape == (3, 1)
     assert find_kernel(X[None], Y[None], (1, 3)).predict(X[None]).shape == (1, 40)
-    with pytest.raises(ValueError, match="1 dimension"):
+    with pytest.raises(ValueError, match="1 dimensions"):
         find_kernel(X[None], Y[None], (1, 3)).predict(X)
     with pytest.raises(ValueError, match="2 dimensions"):
         find_kernel(X, Y, 3).predict(X[None])

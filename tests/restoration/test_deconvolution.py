@@ -304,7 +304,7 @@ NOISE = np.random.default_rng(0).random((51, 48))
         ((NOISE, np.ones((3, 3))), {"mask": np.ones((4, 5), dtype=bool)}, ValueError, "mask of shape"),
         ((NOISE, np.ones((3, 3))), {"mask": NOISE > -1}, ValueError, "every pixel is masked"),
         ((NOISE, np.ones((3, 3))), {"mask": NOISE > 0.9, "balance": 0}, ValueError, "balance=0 with pixels"),
-        ((NOISE[0], np.ones((3, 3))), {}, ValueError, "1 dimension"),
+        ((NOISE[0], np.ones((3, 3))), {}, ValueError, "1 dimensions"),
         ((NOISE, np.full((3, 3), "a")), {}, TypeError, "kernel of dtype"),
     ],
 )

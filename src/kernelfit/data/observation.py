@@ -123,7 +123,7 @@ def as_image(value: object, name: str, kinds: str = REAL, *, alone: bool = False
         )
         remedy = "give one plane of it, of colours such as [..., 1]" if alone else remedy
         raise ValueError(
-            f"got {name} with {len(shape)} dimension{'s' * (len(shape) != 1)} (shape {shape}), need 2; "
+            f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "
             f"{remedy if len(shape) == 3 else 'reshape it to rows and columns'}"
         )
     if 0 in shape:
