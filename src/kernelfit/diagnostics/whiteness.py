@@ -378,10 +378,11 @@ def _louder(power: Array, reach: Array, alike: float, rank: int = 0) -> float:
     A kernel follows as many pixels of the greatest reach as it has taps, so that those below them may have to tell. Of
     even fewer tells how many of the largest residuals are among those of the greatest reach.
     """
-    _, place, count = np.unique(power, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(count) - 0.5 * (count - 1))[place]
-    order, loudest, n, most = np.argsort(-reach), np.argsort(-power), len(power), 1.0
-    ties = 1.0 - float(np.sum(count.astype(float) ** 3 - count)) / (float(n) ** 3 - n)
+    n, most = len(power), 1.0
+    ascending = np.sort(power)  # the ranks of all pixels take ten times as long
+    order, loudest = _first(reach, rank + max(_TOP)), _first(power, max(_TOP))
+    count = np.diff(np.flatnonzero(np.diff(ascending, prepend=-1.0)), append=n).astype(float)
+    ties = 1.0 - float(np.sum(count**3 - count)) / (float(n) ** 3 - n)
     for first, m in ((first, m) for first in (0, rank) for m in _TOP):
         top, share = order[first : first + m], float(reach[order[: first + m]].sum() / reach.sum())
         if 4 * (first + m) > n or not share > _HALF or not ties > 0:
@@ -389,13 +390,21 @@ def _louder(power: Array, reach: Array, alike: float, rank: int = 0) -> float:
         # Mann and Whitney's, Ann. Math. Stat. 18 (1947) 50
         deviation = math.sqrt(alike * m * (n - m) * (n + 1) / 12 * ties)
         both = np.intersect1d(top, loudest[:m]).size / alike
+        below, to = (np.searchsorted(ascending, power[top], side) for side in ("left", "right"))
+        ranks = 0.5 * (below + to + 1)
         if (
-            ranks[top].sum() - 0.5 * m * (n + 1) > _RANKED * deviation
+            ranks.sum() - 0.5 * m * (n + 1) > _RANKED * deviation
             or scipy.special.gammainc(max(both, 1e-300), m * m / n) < _BY_CHANCE  # so many or more, where m^2 / n are
         ):
             ratio = float(power[top].mean() / max(float(power.mean()), 1e-300))
             most = max(most, math.sqrt(share * ratio + 1.0 - share))
     return most
+
+
+def _first(values: Array, most: int) -> npt.NDArray[np.intp]:
+    """Return where the largest values are, so many at most, the largest first."""
+    some = np.argpartition(-values, most)[:most] if most < len(values) else np.arange(len(values))
+    return some[np.argsort(-values[some])]
 
 
 def _windows(
