@@ -230,6 +230,7 @@ BAD_CALLS = {
     "pattern of nothing": ("find *.jp2 *.jpx --shape 3", "a pattern '[*].jp2' that no file matches"),
     "noise of a series": ("find *.png *.png --shape 3 --noise poisson", "--noise with --checkpoint or a series"),
     "image empty file": ("find empty.png target.npy --shape 3", "empty.png: got an empty file, need PNG, JPEG"),
+    "image a signal with a name": ("find named.csv target.npy --shape 3", "names in its first line, as signals have"),
     "image a text": ("find text.png target.npy --shape 3", "text.png: got a file of another format"),
     "NumPy archive": ("find several.npz target.npy --shape 3", "several.npz: got a NumPy archive"),
     "JPEG cut short": ("find cut.jpg target.npy --shape 3", "cut.jpg: got unreadable JPEG data"),
@@ -412,6 +413,7 @@ def bad_files(pair, pixels):
     colour = np.dstack([pixels, pixels, pixels])
     (pair / "empty.png").write_bytes(b"")
     (pair / "text.png").write_text("not a picture")
+    (pair / "named.csv").write_text("dry, wet\n0.5, 1\n-0.25, 2\n")
     Image.fromarray(pixels).save("image.jpg")
     tifffile.imwrite("plain.tif", pixels)
     for source, copy in (("image.png", "cut.png"), ("plain.tif", "cut.tif"), ("image.npy", "cut.npy")):

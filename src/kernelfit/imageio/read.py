@@ -163,6 +163,12 @@ def kind_of(path: Path) -> str:
         return "WEBP"
     if kind is None and _TABLE.fullmatch(head):
         return "table"
+    names, _, rows = head.partition(b"\n")
+    if kind is None and rows.strip() and _TABLE.fullmatch(rows) and names.decode("latin-1").strip().isprintable():
+        raise ImageFileError(
+            f"{path}: got a table with names in its first line, as signals have, need numbers alone for a picture; "
+            "--lags FIRST,LAST finds the kernel of signals, kernelfit.io.read_signal reads them"
+        )
     if kind is None or kind == "ZIP":
         what = "an empty file" if not head else "a NumPy archive" if kind == "ZIP" else "a file of another format"
         raise ImageFileError(f"{path}: got {what}, need {_FORMATS}; convert it without loss first")
