@@ -153,6 +153,27 @@ def test_an_hdf5_index_whose_neighbour_is_itself_is_not_walked_for_ever(folder, 
     assert int(done.stdout) == pixels.sum(), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("tag", "words"),
+    [
+        ("ImageLength", {"rowsperstrip": 8}),
+        ("ImageLength", {"rowsperstrip": 8, "compression": "zlib"}),
+        ("ImageLength", {"tile": (16, 16)}),
+        ("ImageWidth", {"tile": (16, 16)}),
+    ],
+    ids=str,
+)
+def test_tiff_strips_that_are_not_there_are_no_zeros(folder, tag, words):
+    """Memory for all of them would be taken as well."""
+    tifffile.imwrite("a.tif", np.ones((40, 50), dtype=np.uint8), metadata=None, **words)
+    with tifffile.TiffFile("a.tif", mode="r+b") as file:
+        n_chunks = len(file.pages[0].dataoffsets)
+        file.pages[0].tags[tag].overwrite(3000)
+    for read in (read_image, read_kernel):
+        with pytest.raises(ImageFileError, match=f"a.tif: got {n_chunks} of the .* strips or tiles"):
+            np.asarray(read("a.tif"))
+
+
 def test_tiff_samples_of_several_sizes_are_not_multiplied(folder, pixels):
     """Python repeats what is listed, here to more than any memory holds."""
     colours = np.stack([pixels] * 3, axis=-1)

@@ -346,6 +346,9 @@ def tiff_pixels(path: Path, tiff: Any, one: Any) -> NDArray[Any]:
     length = path.stat().st_size
     limits.require_possible(path, one.nbytes, length)
     for page in [one] if hasattr(one, "dataoffsets") else one.pages:
+        if page is not None and len(page.dataoffsets) < (whole := math.prod(page.keyframe.chunked)):
+            some = f"{len(page.dataoffsets)} of the {whole} strips or tiles"  # the rest would be zeros
+            raise ImageFileError(f"{path}: got {some} of an image, the file is damaged or cut short; save it anew")
         if page is not None and page.keyframe.compression in _DEFLATE_TIFF:
             key = page.keyframe
             if not isinstance(key.bitspersample, int):
