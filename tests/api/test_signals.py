@@ -421,6 +421,8 @@ def test_a_long_response_and_a_long_delay_are_found(delay):
     assert fit.verdict.ok
     lags = np.asarray(fit.lags)
     assert lags[0] <= delay and lags[-1] >= delay + 600
+    if delay:
+        assert f"the kernel's lags are {lags[0]} to {lags[-1]}" in fit.found
     given = kernelfit.find_kernel(x, y, lags=(delay, delay + 899))
     truth = np.zeros(len(lags))
     inside = (lags >= delay) & (lags < delay + 900)

@@ -70,6 +70,10 @@ def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = (), strays: float
         shifted = any(abs(d) > (k + 1) / 2 + 1 for d, k in zip(lag, shape, strict=True))
         if not same:
             words.append(f"the target's first pixel lies at about row {lag[0]:g} and column {lag[1]:g} of the image")
+        elif shifted and 1 in image:  # a signal
+            along = int(image[0] == 1)
+            first = -origin[along]
+            words.append(f"the kernel's lags are {first} to {first + shape[along] - 1}")
         elif shifted:
             words.append(f"the target is shifted by {-lag[0]:g} rows and {-lag[1]:g} columns against the image")
     if any(found.rim):
