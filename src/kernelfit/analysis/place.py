@@ -44,6 +44,8 @@ ORIENTATIONS = {
     "turned by 90 degrees to the right": (True, False, True),
     "transposed and turned by 180 degrees": (True, True, True),
 }
+#: Pixels up to which a second thread makes a transform slower.
+_SMALL = 2**20
 #: Strides stand out if their responses do by such a share of the one that does most; so many of them at most.
 _NEAR, _LOOKS = 0.5, 4
 
@@ -55,6 +57,7 @@ def spectral_response(image: Image, target: Image, workers: int = 1, balance: fl
     # mean; negative lags stand at the end.
     sides = zip(image.shape, target.shape, strict=True)
     size = [scipy.fft.next_fast_len(max(n), real=True) for n in sides]
+    workers = workers if math.prod(size) > _SMALL else 1
     x, y = (scipy.fft.rfft2(_faded(a), size, workers=workers) for a in (image, target))
     power = x.real**2 + x.imag**2
     np.conj(x, out=x)
@@ -66,9 +69,11 @@ def spectral_response(image: Image, target: Image, workers: int = 1, balance: fl
 def _faded(array: npt.NDArray[np.generic]) -> Single:
     """Return an image without its mean that fades to zero at its edges, in units that single precision can hold."""
     values = np.array(array, dtype=np.float64)
-    finite = np.True_ if array.dtype.kind in "iub" else np.isfinite(values)
-    values -= np.mean(values, where=finite)
-    if not finite.all():
+    finite = np.isfinite(values)
+    if finite.all():
+        values -= values.mean()
+    else:
+        values -= np.mean(values, where=finite)
         values[~finite] = 0.0
     scale = float(max(values.max(), -values.min())) or 1.0
     single = np.empty(values.shape, dtype=np.float32)

@@ -224,8 +224,9 @@ def _extended(
 def _require_detail(values: Any, name: str) -> None:
     """Refuse an array of which nothing can be told: without a finite pixel, or an image of one value."""
     block = np.asarray(values)
-    if block.dtype.kind == "f":
-        block = block[np.isfinite(block)]
+    finite = np.isfinite(block)
+    if not finite.all():
+        block = block[finite]
     if not block.size:
         raise ValueError(f"got {name} without a finite pixel that counts, need some; check the file and the mask")
     low, high = float(block.min()), float(block.max())

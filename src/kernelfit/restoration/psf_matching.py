@@ -21,6 +21,8 @@ NEGATIVE = 5e-3
 _DECAYED, _MIDDLE = 2e-3, 0.5
 #: A stamp is cut off if more of its peak is left at the rim: a kernel of such stamps is wrong by about as much.
 _CUT = 1e-2
+#: Pixels up to which a second thread makes a transform slower.
+_SMALL = 2**20
 
 
 def decayed(stamp: Array) -> bool:
@@ -47,11 +49,12 @@ class _Stamps:
     """The equations ``S k = t`` of stamps that are zero beyond their edges, S an operator of two transforms."""
 
     def __init__(self, source: Array, target: Array, workers: int) -> None:
-        self.target, self.workers, self.shape = target, workers, (target.shape[0], target.shape[1])
+        self.target, self.shape = target, (target.shape[0], target.shape[1])
         # neither the target's pixels nor those of the gradient may meet what a transform repeats
         self.size = [scipy.fft.next_fast_len(2 * n - 1, real=True) for n in self.shape]
+        self.workers = workers if self.size[0] * self.size[1] > _SMALL else 1
         self.first = default_origin((target.shape[0], target.shape[1]))
-        self.spectrum = scipy.fft.rfft2(source, self.size, workers=workers)
+        self.spectrum = scipy.fft.rfft2(source, self.size, workers=self.workers)
         self.power = self.spectrum.real**2 + self.spectrum.imag**2
         self.scale = float(self.power.max())
 
