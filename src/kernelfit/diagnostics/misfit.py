@@ -22,6 +22,7 @@ from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict
 from ..core.validation import Array
 from .displacement import moved
+from .drift import drifting
 from .lags import lags_of, residuals_of, suspects
 from .local_scores import CURVED, LOCAL, Cells, cells_of, evened, hotelling
 from .plateau import cut_off, missing
@@ -32,8 +33,8 @@ from .tiles import Part, energy_of, root_of, trimmed, with_residuals
 
 #: Rows and columns of a tile that it takes to have derivatives.
 _NARROW = 8
-#: A misfit is told where chance would make as much of it in so few cases.
-_CHANCE = 3e-5
+#: A misfit is told where chance would make as much of it in so few cases; of signals, which are correlated further.
+_CHANCE, _NEVER = 3e-5, 1e-7
 #: Tiles whose kernels differ, in standard deviations.
 _TILES = 7.0
 #: Below this share of the target's root mean square the residual is rounding.
@@ -96,8 +97,13 @@ def misfits(parts: list[Part], estimate: Estimate, *, weighted: bool) -> list[Fi
     half_way = integer and alike and not rounding and estimate.noise_std < HALF_WAY * math.sqrt(ROUNDING)
     # of rounding alone; the kernels that it may come from tell what it makes of lags outside the support
     fit = with_rounding(dataclasses.replace(estimate, rounding=rounding_of(estimate))) if rounding else None
-    if any(min(p.left.shape[1:]) < _NARROW for _, p in parts):  # of signals the lags alone are looked at
-        return [Finding(v, t.detail) for v, t in _outside(parts, fit).items()]
+    if any(min(p.left.shape[1:]) < _NARROW for _, p in parts):  # of signals the lags, and whether it drifts
+        outside = [Finding(v, t.detail) for v, t in _outside(parts, fit).items()]
+        chance, share, words = drifting(parts, estimate)
+        if rounding or outside or not chance < _NEVER:
+            return outside
+        detail = f"the kernel drifts from one end to the other, {words}; it explains {_percent(share)} of the residual"
+        return [Finding(Verdict.VARYING, detail)]
     if estimate.convention.apart and estimate.background is None and estimate.rank == estimate.kernel.size:
         constants = _complex_constant(parts)
         if constants is not None:
