@@ -65,3 +65,14 @@ def test_noise_and_signals_that_change_are_no_drift(kind):
     loud = {"louder at last": 0.1 + t, "as loud as the signal": 0.1 + np.abs(y) / y.std()}.get(kind, 0.5)
     fit = kernelfit.find_kernel(x, y + 0.5 * y.std() * loud * rng.normal(size=n), lags=(0, 10))
     assert Verdict.VARYING not in doubts(fit)
+
+
+@pytest.mark.parametrize("operation", ["convolution", "correlation"])
+def test_two_taps_that_drift_against_each_other_leave_the_prediction_alone(operation):
+    rng, n = np.random.default_rng(8), 9000
+    x, first, change = rng.normal(size=n), np.zeros(13), np.zeros(13)
+    first[:5], change[:2] = [1.0, 1.0, 0.9, 0.9, 0.8], [0.1, -0.1]
+    words = {"mode": "valid", "operation": operation}
+    parts = [kernelfit.apply_kernel(x, taps, **words) for taps in (first, change)]
+    y = parts[0] + np.linspace(-1, 1, len(parts[0])) * parts[1] + 0.3 * rng.normal(size=len(parts[0]))
+    assert kernelfit.find_kernel(x, y, 13, **words).verdict is Verdict.VARYING
