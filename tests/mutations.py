@@ -109,6 +109,10 @@ ROOMS = {
         ("diagnostics/plateau.py", "np.flatnonzero(v == end)", "np.flatnonzero(v == v)", "left_out_are_no_end"),
         ("diagnostics/plateau.py", "past - 0.5 * step * roots", "past - 0.0 * step * roots", "where_there_is_nothing"),
         ("diagnostics/plateau.py", "_LOUD * half < 1.0 and", "False and")],
+    "diagnostics/test_drift.py": [
+        ("diagnostics/drift.py", "n_taps - 1 - tap if plan.flipped else tap", "tap", "two_taps"),
+        ("diagnostics/drift.py", "in (place, place**2)", "in (place,)", "drifts_is_told"),
+        ("diagnostics/drift.py", "around = factor - mean[:, None]", "around = factor + 0 * own", "that_change")],
     "diagnostics/test_omission.py": [
         ("diagnostics/omission.py", "np.concatenate([-share", "np.concatenate([share", "make_up_for"),
         ("diagnostics/omission.py", "_MATTERS = 10.0, 0.5", "_MATTERS = -1.0, 0.5", "leaves_nothing_out"),
