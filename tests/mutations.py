@@ -111,8 +111,7 @@ ROOMS = {
         ("diagnostics/plateau.py", "_LOUD * half < 1.0 and", "False and")],
     "diagnostics/test_drift.py": [
         ("diagnostics/drift.py", "n_taps - 1 - tap if plan.flipped else tap", "tap", "two_taps"),
-        ("diagnostics/drift.py", "in (place, place**2)", "in (place,)", "drifts_is_told"),
-        ("diagnostics/drift.py", "around = factor - mean[:, None]", "around = factor + 0 * own", "that_change")],
+        ("diagnostics/drift.py", "in (place, place**2)", "in (place,)", "drifts_is_told")],
     "diagnostics/test_omission.py": [
         ("diagnostics/omission.py", "np.concatenate([-share", "np.concatenate([share", "make_up_for"),
         ("diagnostics/omission.py", "_MATTERS = 10.0, 0.5", "_MATTERS = -1.0, 0.5", "leaves_nothing_out"),

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import scipy  # whose parts are imported when first used: some take a second
 import scipy.fft
 
+from ..compiled.fft import SMALL
 from ..core.geometry import Shape
 from ..solvers.robust import robust_std
 
@@ -44,8 +45,6 @@ ORIENTATIONS = {
     "turned by 90 degrees to the right": (True, False, True),
     "transposed and turned by 180 degrees": (True, True, True),
 }
-#: Pixels up to which a second thread makes a transform slower.
-_SMALL = 2**20
 #: Strides stand out if their responses do by such a share of the one that does most; so many of them at most.
 _NEAR, _LOOKS = 0.5, 4
 
@@ -57,7 +56,7 @@ def spectral_response(image: Image, target: Image, workers: int = 1, balance: fl
     # mean; negative lags stand at the end.
     sides = zip(image.shape, target.shape, strict=True)
     size = [scipy.fft.next_fast_len(max(n), real=True) for n in sides]
-    workers = workers if math.prod(size) > _SMALL else 1
+    workers = workers if math.prod(size) > SMALL else 1
     x, y = (scipy.fft.rfft2(_faded(a), size, workers=workers) for a in (image, target))
     power = x.real**2 + x.imag**2
     np.conj(x, out=x)

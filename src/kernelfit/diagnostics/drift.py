@@ -9,7 +9,7 @@ import scipy.fft
 from ..core.estimate import Estimate
 from ..core.validation import Array
 from ..data.observation import Observation
-from .local_scores import hotelling
+from .local_scores import hotelling, modulated
 from .samples import Sample
 from .tiles import Part, energy_of
 
@@ -22,7 +22,7 @@ _SHORTEST, _ALONE = 8, 8.0
 def drifting(parts: list[Part], estimate: Estimate) -> tuple[float, float, str]:
     """Return the chance that noise makes as much of a drift, the residual's share, and both in words."""
     # As for images: what a feature times a function of the time explains, less the feature itself, by stretches whose
-    # products have a variance of their own each (see `Cells.modulated`).
+    # products have a variance of their own each.
     taps = np.abs(estimate.kernel.reshape(len(parts[0][1].blocks), -1))
     shapes = [(p.left.shape[1:], o.geometry.kernel_shape) for o, p in parts]
     if taps.size != estimate.kernel.size or any(min(tile) > 1 or min(kernel) > 1 for tile, kernel in shapes):
@@ -33,12 +33,8 @@ def drifting(parts: list[Part], estimate: Estimate) -> tuple[float, float, str]:
     total, own, place = np.concatenate(score, axis=1), np.concatenate(energy, axis=1), np.concatenate(time)
     if total.shape[1] < _FEWEST:
         return 1.0, 0.0, ""
-    every = []
-    for factor in (place, place**2):
-        mean = (own @ factor) / np.maximum(own.sum(axis=1), 1e-300)
-        around = factor - mean[:, None]
-        gram = np.diag((own * around**2).sum(axis=1))
-        every.append(hotelling(total * around, gram, energy_of([p.left for _, p in parts])))
+    left = energy_of([p.left for _, p in parts])
+    every = [hotelling(*modulated(total, own, [factor]), left) for factor in (place, place**2)]
     return min(every, key=lambda found: found[0])
 
 

@@ -103,13 +103,18 @@ class Cells:
         if alike:
             weights = np.stack([self.weights(f) for f in which])
             total, own = total * weights, own * weights
-        scores, energies = [], []
-        for factor in factors:
-            mean = (own @ factor) / np.maximum(own.sum(axis=1), 1e-300)
-            around = factor - mean[:, None]
-            scores.append(total * around)
-            energies.append((own * around**2).sum(axis=1))
-        return np.concatenate(scores), np.diag(np.concatenate(energies))
+        return modulated(total, own, factors)
+
+
+def modulated(total: Array, own: Array, factors: Sequence[Array]) -> tuple[Array, Array]:
+    """Return scores (features, cells) times functions of the place, less the features themselves; their energies."""
+    scores, energies = [], []
+    for factor in factors:
+        mean = (own @ factor) / np.maximum(own.sum(axis=1), 1e-300)
+        around = factor - mean[:, None]
+        scores.append(total * around)
+        energies.append((own * around**2).sum(axis=1))
+    return np.concatenate(scores), np.diag(np.concatenate(energies))
 
 
 def solved(gram: Array, right: Array) -> Array:

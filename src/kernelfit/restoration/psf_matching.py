@@ -5,6 +5,7 @@ import math
 import numpy as np
 import scipy.fft
 
+from ..compiled.fft import SMALL
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict, ranked
 from ..core.geometry import Convention, default_origin
@@ -21,8 +22,6 @@ NEGATIVE = 5e-3
 _DECAYED, _MIDDLE = 2e-3, 0.5
 #: A stamp is cut off if more of its peak is left at the rim: a kernel of such stamps is wrong by about as much.
 _CUT = 1e-2
-#: Pixels up to which a second thread makes a transform slower.
-_SMALL = 2**20
 
 
 def decayed(stamp: Array) -> bool:
@@ -52,7 +51,7 @@ class _Stamps:
         self.target, self.shape = target, (target.shape[0], target.shape[1])
         # neither the target's pixels nor those of the gradient may meet what a transform repeats
         self.size = [scipy.fft.next_fast_len(2 * n - 1, real=True) for n in self.shape]
-        self.workers = workers if self.size[0] * self.size[1] > _SMALL else 1
+        self.workers = workers if self.size[0] * self.size[1] > SMALL else 1
         self.first = default_origin((target.shape[0], target.shape[1]))
         self.spectrum = scipy.fft.rfft2(source, self.size, workers=self.workers)
         self.power = self.spectrum.real**2 + self.spectrum.imag**2
