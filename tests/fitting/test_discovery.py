@@ -457,6 +457,8 @@ def test_any_units(image_unit, target_unit):
     np.testing.assert_allclose(fit.kernel * (image_unit / target_unit), KERNEL[:2, :3], rtol=1e-6)
     with pytest.raises(ValueError, match="got image with values up to .*overflow; divide both by a constant"):
         kernelfit.find_kernel(image * 1e200, target)
+    with pytest.raises(ValueError, match="got target with values up to .*underflow; multiply both by a constant"):
+        kernelfit.find_kernel(image, target * 1e-155)
 
 
 def test_pairs_of_different_sizes():

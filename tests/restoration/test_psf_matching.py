@@ -23,6 +23,11 @@ def moffat(width, shape=SHAPE):
     return stamp / stamp.sum()
 
 
+def translated(stamp, down, across):
+    row, col = (np.exp(-2j * np.pi * by * np.fft.fftfreq(n)) for by, n in zip((down, across), stamp.shape, strict=True))
+    return np.fft.ifft2(np.fft.fft2(stamp) * row[:, None] * col).real
+
+
 @pytest.mark.parametrize("shape", [(11, 8), (8, 13)])
 def test_it_is_the_ridge_of_the_dense_equations(shape):
     rng = np.random.default_rng(0)
@@ -52,6 +57,40 @@ def test_noise_free_stamps_come_out(source, target, share, negative):
     assert np.abs(fit.residual(source, target)).sum() < share * target.sum()
     assert -fit.kernel[fit.kernel < 0].sum() < negative * fit.kernel.sum()
     assert fit.verdict.ok and fit.convention.boundary == "fill" and fit.kernel.shape == source.shape
+
+
+@pytest.mark.parametrize("make", [gaussian, moffat])
+def test_a_stamp_and_itself_differ_by_one_tap(make):
+    fit = kernelfit.match_psf(make(2.3), make(2.3))
+    expected = np.zeros(SHAPE)
+    expected[fit.convention.origin] = 1.0
+    assert fit.verdict.ok
+    assert_close(fit.kernel, expected, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "share", "negative"),
+    [
+        (gaussian(2.0), gaussian(2.02), 1e-5, 0.2),
+        (gaussian(2.0), gaussian(2.0, beside=1.1), 1e-6, 0.2),
+        (moffat(3.0), moffat(3.1), 2e-4, 0.2),
+        (3 * gaussian(2.0), np.roll(gaussian(2.05), (2, -3), (0, 1)), 1e-4, 0.2),
+        (gaussian(2.0), translated(gaussian(2.0), 0.3, -0.2), 1e-3, 0.95),
+        (gaussian(2.02), gaussian(2.0), 2e-3, 0.5),
+    ],
+)
+def test_a_kernel_of_stamps_that_are_about_as_sharp_rings_little(source, target, share, negative):
+    fit = kernelfit.match_psf(source, target)
+    assert np.abs(fit.residual(source, target)).sum() < share * target.sum()
+    assert -fit.kernel[fit.kernel < 0].sum() < negative * fit.kernel.sum() and fit.verdict.ok
+
+
+@pytest.mark.parametrize("unit", [1e-120, 1e-9, 1e7, 1e120])
+def test_units_do_not_matter(unit):
+    fit, plain = (kernelfit.match_psf(gaussian(1.9), u * gaussian(2.0, beside=1.1)) for u in (unit, 1.0))
+    assert_close(fit.kernel / unit, plain.kernel, 1e-6)
+    assert fit.verdict is plain.verdict and fit.noise_std == pytest.approx(unit * plain.noise_std, rel=0.05)
+    assert fit.r_squared == pytest.approx(plain.r_squared, abs=1e-9)
 
 
 @pytest.mark.slow
@@ -92,7 +131,8 @@ def test_what_is_refused():
     stamp = gaussian(1.3)
     for words, message in (({"target": stamp[1:]}, "need one shape"), ({"target": 0 * stamp}, "of zeros"),
                            ({"strength": -1.0}, "at least 0"), ({"which": "target"}, "'source', 'auto'"),
-                           ({"source": np.full(SHAPE, np.nan)}, "NaN")):  # fmt: skip
+                           ({"source": np.full(SHAPE, np.nan)}, "NaN"), ({"source": 1e160 * stamp}, "over- or underflow"),
+                           ({"target": 1e-160 * stamp}, "over- or underflow")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             kernelfit.match_psf(**{"source": stamp, "target": stamp, **words})
     ramp = kernelfit.match_psf(stamp + 0.01 * stamp.max(), stamp)

@@ -22,6 +22,8 @@ Box = tuple[int, int, int, int]
 _BALANCE = 1e-2
 #: Share of each side over which the images fade to zero.
 _TAPER = 0.5
+#: Values that are made smaller at a time.
+_LINE = 2**14
 #: A response so many times the usual one, and such a share of the largest, belongs to the kernel; so far is looked,
 #: and along signals.
 _CLEAR, _SHARE, _REACH, _REACH_ALONG = 6.0, 0.05, 24, 300
@@ -61,22 +63,23 @@ def spectral_response(image: Image, target: Image, workers: int = 1, balance: fl
     power = x.real**2 + x.imag**2
     np.conj(x, out=x)
     x *= y
-    x /= power + np.float32(balance) * power.mean()
+    x *= 1 / (power + np.float32(balance) * power.mean())  # a complex number is slow to divide
     return np.asarray(scipy.fft.irfft2(x, size, workers=workers))
 
 
 def _faded(array: npt.NDArray[np.generic]) -> Single:
     """Return an image without its mean that fades to zero at its edges, in units that single precision can hold."""
-    values = np.array(array, dtype=np.float64)
-    finite = np.isfinite(values)
-    if finite.all():
-        values -= values.mean()
-    else:
-        values -= np.mean(values, where=finite)
-        values[~finite] = 0.0
-    scale = float(max(values.max(), -values.min())) or 1.0
-    single = np.empty(values.shape, dtype=np.float32)
-    np.divide(values, scale, out=single, casting="same_kind")
+    values = np.asarray(array, dtype=np.float64)
+    mean = float(values.mean())
+    if not math.isfinite(mean):
+        finite = np.isfinite(values)
+        mean = float(np.mean(values, where=finite))
+        values = np.where(finite, values, mean)
+    scale = max(float(values.max()) - mean, mean - float(values.min())) or 1.0
+    single, some = np.empty(values.shape, dtype=np.float32), max(1, _LINE // values.shape[1])
+    for start in range(0, len(values), some):  # what is in between stays in the cache
+        part = slice(start, start + some)
+        single[part] = (values[part] - mean) / scale
     rows, cols = (_window(n) for n in values.shape)
     single -= rows @ single @ cols / (rows.sum() * cols.sum())
     single *= rows[:, None]

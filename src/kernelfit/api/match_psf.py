@@ -12,6 +12,9 @@ from ..data.observation import as_image
 from ..restoration.psf_matching import area, match
 from .results import KernelFit
 
+#: A peak so small, or as large, has squares of which sums are none any more.
+_TINY = 1e-150
+
 
 @of_any_container
 @one_blas_thread
@@ -25,9 +28,10 @@ def match_psf(
 ) -> KernelFit:
     """Find the kernel that takes one point spread function to another, from stamps that have faded at their edges.
 
-    The kernel k of the stamps' own size minimises ``|target - k * source|^2 + strength P |k|^2``, the source being zero
-    beyond its edges and P the largest power of its spectrum. Conjugate gradients solve it, preconditioned by the
-    division of spectra.
+    The kernel k of the stamps' own size minimises ``|target - k * source|^2 + strength P |k - m|^2``, the source being
+    zero beyond its edges, P the largest power of its spectrum, and m zero or the Gaussian that has the difference of
+    the stamps' second moments, and of their centroids: what the source does not tell of the kernel is as in m.
+    Conjugate gradients solve it, preconditioned by the division of spectra.
 
     Parameters
     ----------
@@ -37,7 +41,7 @@ def match_psf(
         What is convolved: the source (default), or whichever is the sharper, that of the smaller noise-equivalent area
         ``(sum P)^2 / sum P^2``; `KernelFit.found` says which.
     strength : float, optional
-        The strength of the ridge, relative to P. By default one of 1e-2 to 1e-12, for which
+        The strength of the ridge, relative to P, with m of zero. By default one of 1e-2 to 1e-12, and that m, for which
         ``sum|r| / sum|target| + 0.005 n`` is least, r being the residual and n the kernel's negative weight over its
         sum.
     workers : int, optional
@@ -102,4 +106,7 @@ def _stamp(value: object, name: str) -> Array:
         raise ValueError(f"got a {name} with pixels that are NaN or infinite, need finite ones; fill them first")
     if not stamp.any():
         raise ValueError(f"got a {name} of zeros, need a point spread function")
+    peak = float(np.abs(stamp).max())
+    if not _TINY < peak < 1 / _TINY:
+        raise ValueError(f"got a {name} of at most {peak:.2g}, whose squares over- or underflow; scale it by a constant")
     return stamp

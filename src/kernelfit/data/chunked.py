@@ -78,9 +78,10 @@ def rows_at_a_time(arrays: Sequence[Any], halo: int) -> int | None:
 
 def hold(arrays: Iterable[Any]) -> None:
     """Let arrays that are going to be read over and over keep what of them was decoded, as far as memory is free."""
-    room = free_bytes() // _SHARE
+    room = None
     for stored in (behind(array)[0] for array in arrays):
         if stored is not None and stored.cells.kept:
+            room = free_bytes() // _SHARE if room is None else room
             cells, n_bytes = stored.cells, math.prod(stored.cells.array.shape) * stored.dtype.itemsize
             if cells.room < n_bytes <= room:
                 room -= n_bytes

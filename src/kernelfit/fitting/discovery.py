@@ -224,15 +224,17 @@ def _extended(
 def _require_detail(values: Any, name: str) -> None:
     """Refuse an array of which nothing can be told: without a finite pixel, or an image of one value."""
     block = np.asarray(values)
-    finite = np.isfinite(block)
-    if not finite.all():
-        block = block[finite]
-    if not block.size:
-        raise ValueError(f"got {name} without a finite pixel that counts, need some; check the file and the mask")
-    low, high = float(block.min()), float(block.max())
+    low, high = (float(end(block)) if block.size else np.nan for end in (np.min, np.max))
+    if not np.isfinite(high - low):
+        block = block[np.isfinite(block)]
+        if not block.size:
+            raise ValueError(f"got {name} without a finite pixel that counts, need some; check the file and the mask")
+        low, high = float(block.min()), float(block.max())
     size = max(abs(low), abs(high))
     if size > _HUGE:
         raise ValueError(f"got {name} with values up to {size:.2g}, whose squares overflow; divide both by a constant")
+    if 0 < size < 1 / _HUGE:
+        raise ValueError(f"got {name} with values up to {size:.2g}, whose squares underflow; multiply both by a constant")
     if name == "image" and not high - low > _FAINT * size:
         raise ValueError(
             f"got image of one value, {low:g}, or nearly so, need one that varies; take a constant off, or give shape="

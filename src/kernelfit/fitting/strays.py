@@ -34,7 +34,8 @@ def heavy(pair: Pair, found: SpanFit) -> bool:
         or pair.boundary is not None
     ):
         return False
-    return found.variance > _HEAVY * max(robust_std(_bands(pair, found)[0]) ** 2, _floor(pair, found))
+    usual = robust_std(_bands(pair, found, slopes=False)[0])
+    return found.variance > _HEAVY * max(usual**2, _floor(pair, found))
 
 
 def follows_slope(pair: Pair, found: SpanFit) -> bool:
@@ -58,14 +59,16 @@ def near_edges(pair: Pair, found: SpanFit) -> bool:
     return larger or follows_slope(pair, found)
 
 
-def _bands(pair: Pair, found: SpanFit) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the residual in some bands of rows, and the slope of what the kernel makes there."""
+def _bands(
+    pair: Pair, found: SpanFit, *, slopes: bool = True
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the residual in some bands of rows, and the slope of what the kernel makes there, or that itself."""
     found, parts = dataclasses.replace(found, whole=True), []
     low, high = found.ends(pair)[0]
     step = max(0, high - low - _BAND) / _BANDS  # the outermost may be a frame, and replaced
     for start in low + (step * (np.arange(_BANDS) + 0.5)).astype(int):
         residual, made = _residual(pair, found, (int(start), min(high, int(start) + _BAND)))
-        parts.append((residual.ravel(), _slope(made).ravel()))
+        parts.append((residual.ravel(), (_slope(made) if slopes else made).ravel()))
     values, slope = (np.concatenate(both) for both in zip(*parts, strict=True))
     known = np.isfinite(values + slope)
     return (values[known], slope[known]) if known.any() else (np.zeros(1), np.zeros(1))
