@@ -109,7 +109,8 @@ class Problem:
     """A kernel, as a convolution, and the matrix (or the factors) that makes its errors independent and equal to 1.
 
     `turned` says that it was given as a correlation; `response` is what a constant of the target, which is in doubt,
-    adds to the taps, up to a factor; `wide` is how many taps that are not known lie around those that were given.
+    adds to the taps, up to a factor; `wide` is how many taps that are not known lie around those that were given, and
+    `known` says which those are that the matrix is of, where it is not of all.
     """
 
     taps: Array
@@ -122,16 +123,36 @@ class Problem:
     errors: Array
     response: Array | None = None
     wide: int = 0
+    known: npt.NDArray[np.intp] | None = None
 
     def white(self, templates: Array) -> Array:
         """Return kernels, flat, in units of the errors."""
+        if self.known is not None:
+            templates = templates[:, self.known]
         return np.asarray(templates * self.whitener if self.whitener.ndim == 1 else templates @ self.whitener.T)
+
+    def columns(self, taps: npt.NDArray[np.intp]) -> Array:
+        """Return what single taps, of 1 each, are in units of the errors, each in a column."""
+        known = np.arange(self.taps.size) if self.known is None else self.known
+        there = np.flatnonzero(np.isin(taps, known))
+        at, out = np.searchsorted(known, taps[there]), np.zeros((self.n, len(taps)), order="F")
+        if self.whitener.ndim == 2:
+            out[:, there] = self.whitener[:, at]
+        else:
+            out[at, there] = self.whitener[at]
+        return out
 
     def spread(self, rows: Array) -> Array:
         """Return what makes the covariance of sums of taps, times its transpose."""
-        if self.whitener.ndim == 1:
-            return np.asarray(rows / self.whitener)
-        return np.asarray(rows @ np.linalg.pinv(self.whitener))
+        return np.asarray(rows / self.whitener if self.whitener.ndim == 1 else rows @ self._root)
+
+    @functools.cached_property
+    def _root(self) -> Array:
+        """The covariance's root, of a whitener that is a matrix."""
+        rows, cols = self.whitener.shape
+        if rows == cols and not np.any(np.triu(self.whitener, 1)) and np.all(np.diag(self.whitener)):
+            return np.asarray(scipy.linalg.lapack.dtrtri(self.whitener, lower=1)[0])
+        return np.linalg.pinv(self.whitener)
 
     def spread_of(self, filtered: Array) -> float:
         """Return the standard deviation of what a filter makes of the image, rounded to whole numbers."""
@@ -149,7 +170,8 @@ class Problem:
         """Return the kernel without what a constant may have done."""
         if self.response is None or len(self.whitener) <= self.response.shape[1]:
             return self
-        basis = np.linalg.qr(self.whitener @ self.response, mode="complete")[0][:, self.response.shape[1] :]
+        response = self.response if self.known is None else self.response[self.known]
+        basis = np.linalg.qr(self.whitener @ response, mode="complete")[0][:, response.shape[1] :]
         return dataclasses.replace(self, whitener=basis.T @ self.whitener, response=None)
 
     def without_rim(self, depth: int) -> "Problem":
@@ -160,12 +182,10 @@ class Problem:
         wide, inside = max(self.taps.shape) // 2, np.zeros(self.taps.shape, dtype=bool)
         inside[depth:-depth, depth:-depth] = True
         if self.whitener.ndim == 1:
-            known = np.diag(self.whitener[inside.ravel()])
+            whitener = self.whitener[inside.ravel()]
         else:
-            factor = np.linalg.pinv(self.whitener)[inside.ravel()]
-            known = _inverse_root(factor @ factor.T, _ROUGH * float(np.abs(self.taps).max()))
-        whitener = np.zeros((len(known), (self.taps.shape[0] + 2 * wide) * (self.taps.shape[1] + 2 * wide)))
-        whitener[:, np.pad(inside, wide).ravel()] = known
+            factor = self._root[inside.ravel()]
+            whitener = _inverse_root(factor @ factor.T, _ROUGH * float(np.abs(self.taps).max()))
         return dataclasses.replace(
             self,
             taps=np.pad(self.taps, wide),
@@ -174,6 +194,7 @@ class Problem:
             errors=np.pad(self.errors, wide, constant_values=float(self.errors.max())),
             response=None if self.response is None else _padded(self.response, self.taps.shape, wide),
             wide=wide,
+            known=np.flatnonzero(np.pad(inside, wide)),
         )
 
     @property

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 import scipy.special
 
 from . import filter_shapes as shapes
@@ -437,12 +438,14 @@ class Search:
         rows, cols = (np.rint(2 * c).astype(np.intp) - at for c, at in zip(grid.center, (y, x), strict=True))
         inside = (rows >= 0) & (rows < grid.shape[0]) & (cols >= 0) & (cols < grid.shape[1])
         opposite[inside] = (rows * grid.shape[1] + cols)[inside]
-        pairs = np.unique(np.minimum(opposite, np.arange(len(opposite))), return_inverse=True)[1]
-        columns = self.problem.white(np.eye(int(pairs.max()) + 1)[:, pairs])
-        columns = columns[np.any(columns, axis=1)]  # of taps that are known
-        basis = np.linalg.qr(columns.T)[0]
-        left = self.problem.given - basis @ (basis.T @ self.problem.given)
-        chi_square, dof, rounding = float(left @ left), self.n - len(columns), self.problem.rounding
+        first = np.flatnonzero(opposite >= np.arange(len(opposite)))
+        columns = self.problem.columns(first)
+        other = opposite[first] != first
+        columns[:, other] += self.problem.columns(opposite[first[other]])
+        columns = columns[:, np.any(columns, axis=0)]  # of taps that are known
+        qr, tau, _, _ = scipy.linalg.lapack.dgeqrf(columns, overwrite_a=1)
+        left = scipy.linalg.lapack.dormqr("L", "T", qr, tau, self.problem.given[:, None], 64)[0][columns.shape[1] :, 0]
+        chi_square, dof, rounding = float(left @ left), self.n - columns.shape[1], self.problem.rounding
         if chance(chi_square, dof, rounding.doubt) >= level:
             return -1
         return int(chance(chi_square, dof, rounding.most) < level)
