@@ -443,9 +443,13 @@ class Search:
         other = opposite[first] != first
         columns[:, other] += self.problem.columns(opposite[first[other]])
         columns = columns[:, np.any(columns, axis=0)]  # of taps that are known
-        qr, tau, _, _ = scipy.linalg.lapack.dgeqrf(columns, overwrite_a=1)
-        left = scipy.linalg.lapack.dormqr("L", "T", qr, tau, self.problem.given[:, None], 64)[0][columns.shape[1] :, 0]
-        chi_square, dof, rounding = float(left @ left), self.n - columns.shape[1], self.problem.rounding
+        left, dof, rounding = self.problem.given, self.n - columns.shape[1], self.problem.rounding
+        if dof <= 0:
+            return 0
+        if dof < self.n:
+            qr, tau, _, _ = scipy.linalg.lapack.dgeqrf(columns, overwrite_a=1)
+            left = scipy.linalg.lapack.dormqr("L", "T", qr, tau, left[:, None], 64)[0][-dof:, 0]
+        chi_square = float(left @ left)
         if chance(chi_square, dof, rounding.doubt) >= level:
             return -1
         return int(chance(chi_square, dof, rounding.most) < level)

@@ -108,5 +108,7 @@ def _stamp(value: object, name: str) -> Array:
         raise ValueError(f"got a {name} of zeros, need a point spread function")
     peak = float(np.abs(stamp).max())
     if not _TINY < peak < 1 / _TINY:
-        raise ValueError(f"got a {name} of at most {peak:.2g}, whose squares over- or underflow; scale it by a constant")
+        raise ValueError(
+            f"got a {name} of at most {peak:.2g}, whose squares over- or underflow; scale it by a constant"
+        )
     return stamp

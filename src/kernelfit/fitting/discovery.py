@@ -234,7 +234,9 @@ def _require_detail(values: Any, name: str) -> None:
     if size > _HUGE:
         raise ValueError(f"got {name} with values up to {size:.2g}, whose squares overflow; divide both by a constant")
     if 0 < size < 1 / _HUGE:
-        raise ValueError(f"got {name} with values up to {size:.2g}, whose squares underflow; multiply both by a constant")
+        raise ValueError(
+            f"got {name} with values up to {size:.2g}, whose squares underflow; multiply both by a constant"
+        )
     if name == "image" and not high - low > _FAINT * size:
         raise ValueError(
             f"got image of one value, {low:g}, or nearly so, need one that varies; take a constant off, or give shape="
