@@ -152,7 +152,7 @@ class Problem:
         rows, cols = self.whitener.shape
         if rows == cols and not np.any(np.triu(self.whitener, 1)) and np.all(np.diag(self.whitener)):
             return np.asarray(scipy.linalg.lapack.dtrtri(self.whitener, lower=1)[0])
-        return np.linalg.pinv(self.whitener)
+        return np.asarray(np.linalg.pinv(self.whitener), dtype=np.float64)
 
     def spread_of(self, filtered: Array) -> float:
         """Return the standard deviation of what a filter makes of the image, rounded to whole numbers."""
