@@ -1,7 +1,7 @@
 """Print how often a misfit is named where there is none, and where there is one that spoils the kernel.
 
-Run as ``python -m benchmarks.verdicts [pairs] [rounded | halfway] [seed]``. A pair is a crop of a photograph, a
-texture of a random spectrum or a field of stars, blurred by a kernel of a random family. Pairs that are fine have
+Run as ``python -m benchmarks.verdicts [pairs] [rounded | halfway | drifts] [seed]``. A pair is a crop of a photograph,
+a texture of a random spectrum or a field of stars, blurred by a kernel of a random family. Pairs that are fine have
 white, photon, rounded or correlated noise; each misfit is made with white noise of .1 to 30 % of the target's
 deviation. It counts where it moves the kernel by more than three standard errors, in root mean square over the taps,
 from that of the same pair without it.
@@ -17,8 +17,14 @@ round half way. It prints, for filters and for plain kernels with so little nois
 (a false alarm), how often the noise is, and how often 95 % intervals hold the kernel where there is a true one; and
 for misfits so small that the noise stays as little, how often they are told, and how often at least doubted, where they
 move the kernel by more than three standard errors.
+
+With ``drifts`` pairs are signals of eight kinds with noise of seven, correlated over up to a thousand samples, louder
+and quieter with time. It prints how often a response that does not change is said to; and of responses that change
+along a ramp, there and back, or at once, so that the noise seems a twentieth to a half louder, how often
+that is told where it moves the kernel of one half by more than three standard errors.
 """
 
+import itertools
 import sys
 from collections import Counter
 
@@ -319,17 +325,71 @@ def halfway(pairs, start):
         print(f"{name:9s} {told}, {doubted} / {counted}", flush=True)
 
 
-def main(pairs):
+def correlated(over, n, rng):
+    """Return a normal process of variance 1 that is correlated over about so many samples."""
+    a = np.exp(-1 / over) if over else 0.0
+    return scipy.signal.lfilter([1.0], [1.0, -a], rng.normal(size=n + 5000))[5000:] * np.sqrt(1 - a * a)
+
+
+#: Signals, and what noise is made of, as functions of a length, a time from 0 to 1, and a generator.
+SIGNALS = {
+    "white": lambda n, t, rng: rng.normal(size=n),
+    "over 10": lambda n, t, rng: correlated(10, n, rng),
+    "over 100": lambda n, t, rng: correlated(100, n, rng),
+    "over 1000": lambda n, t, rng: correlated(1000, n, rng),
+    "grows": lambda n, t, rng: (0.1 + 3 * t) * rng.normal(size=n),
+    "few events": lambda n, t, rng: rng.normal(size=n) * (rng.random(n) < 0.02),
+    "heavy tails": lambda n, t, rng: rng.standard_t(3, size=n),
+    "bursts": lambda n, t, rng: rng.normal(size=n) * np.exp(0.8 * correlated(300, n, rng)),
+}
+NOISES = {name: SIGNALS[name] for name in "white, over 10, over 100, over 1000, grows, heavy tails, bursts".split(", ")}
+TIMES = {"ramp": lambda t: 2 * t - 1, "there and back": lambda t: 4 * t * (1 - t), "at once": lambda t: 2.0 * (t > 0.6)}
+
+
+def drifts(pairs, start):
+    """Print how often a response is said to drift, of signals and noise of every kind, and of those that do."""
+    alarms = counted = 0
+    for kind, noise in itertools.product(SIGNALS, NOISES):
+        for seed in range(max(1, pairs // (len(SIGNALS) * len(NOISES)))):
+            rng = np.random.default_rng([6, start, list(SIGNALS).index(kind), list(NOISES).index(noise), seed])
+            n, m = int(10 ** rng.uniform(3.2, 4.3)), int(rng.integers(3, 30))
+            t = np.arange(n) / n
+            x = SIGNALS[kind](n, t, rng)
+            y = np.convolve(x, rng.normal(size=m) * np.exp(-np.arange(m) / rng.uniform(2, 9)))[:n]
+            y = y + 10 ** rng.uniform(-2, 0.5) * y.std() * NOISES[noise](n, t, rng)
+            fit = find_kernel(x, y, lags=(0, m - 1))
+            counted, alarms = counted + 1, alarms + any(f.verdict.name == "VARYING" for f in fit.findings)
+    print(f"false alarms: {alarms} of {counted}", flush=True)
+    for name, time in TIMES.items():
+        told = total = 0
+        for seed in range(max(1, pairs // 20)):
+            rng = np.random.default_rng([7, start, list(TIMES).index(name), seed])
+            n, m = int(10 ** rng.uniform(3.5, 4.3)), int(rng.integers(3, 30))
+            t, x = np.arange(n) / n, SIGNALS[list(SIGNALS)[seed % 3]](n, np.arange(n) / n, rng)
+            steady, change = (np.convolve(x, rng.normal(size=m) * np.exp(-np.arange(m) / 5))[:n] for _ in range(2))
+            noise = 10 ** rng.uniform(-2, 0) * steady.std() * rng.normal(size=n)
+            moves = time(t) - time(t).mean()
+            change = moves * change / (moves * change).std() * noise.std() * np.sqrt(rng.uniform(1.05, 1.5) ** 2 - 1)
+            fit = find_kernel(x, steady + noise + change, lags=(0, m - 1))
+            halves = [find_kernel(x[part], (steady + noise + change)[part], lags=(0, m - 1)) for part in
+                      (slice(n // 2), slice(n // 2, None))]  # fmt: skip
+            apart = (halves[1].kernel - halves[0].kernel) / np.hypot(halves[1].stderr, halves[0].stderr)
+            if name == "there and back" or np.sqrt(np.mean(apart**2)) > 3:
+                total, told = total + 1, told + any(f.verdict.name == "VARYING" for f in fit.findings)
+        print(f"{name:14s} told {told} of {total}", flush=True)
+
+
+def main(pairs, start):
     """Print both tables."""
     alarms = Counter()
     for seed in range(pairs):
-        source, target, taps = fine(np.random.default_rng([1, seed]))
+        source, target, taps = fine(np.random.default_rng([1, start, seed] if start else [1, seed]))
         alarms.update(f.verdict.name for f in judged(source, target, taps.shape)[1][:1])
     print(f"false alarms: {alarms.total()} of {pairs} {dict(alarms)}")
     for name in MISFITS:
         counted, told = 0, Counter()
         for seed in range(max(1, pairs // 20)):
-            rng = np.random.default_rng([2, seed])
+            rng = np.random.default_rng([2, start, seed] if start else [2, seed])
             source, taps = image(rng), kernel(rng)
             bad, good = spoiled(name, rng, source, taps)
             noise = 10 ** rng.uniform(-3, -0.5) * bad.std() * rng.normal(size=bad.shape)
@@ -343,7 +403,9 @@ def main(pairs):
 
 if __name__ == "__main__":
     numbers = [int(a) for a in sys.argv[1:] if a.isdigit()]
-    if "halfway" in sys.argv:
-        halfway(*[*numbers, 0][:2] if numbers else (60, 0))
+    if "rounded" in sys.argv:
+        rounded(numbers[0] if numbers else 1000)
     else:
-        (rounded if "rounded" in sys.argv else main)(numbers[0] if numbers else 1000)
+        name = next((word for word in ("halfway", "drifts") if word in sys.argv), "")
+        usual, table = {"halfway": (60, halfway), "drifts": (560, drifts)}.get(name, (1000, main))
+        table(*[*numbers, *(usual, 0)[len(numbers) :]][:2])

@@ -62,7 +62,7 @@ def test_noise_and_signals_that_change_are_no_drift(kind):
     elif kind == "few events":
         x = x * (rng.random(n) < 0.02)
     y = np.convolve(x, np.exp(-np.arange(11) / 3))[:n]
-    loud = {"louder at last": 0.1 + t, "as loud as the signal": 0.1 + np.abs(y) / y.std()}.get(kind, 0.5)
+    loud = {"louder towards the end": 0.1 + t, "as loud as the signal": 0.1 + np.abs(y) / y.std()}.get(kind, 0.5)
     fit = kernelfit.find_kernel(x, y + 0.5 * y.std() * loud * rng.normal(size=n), lags=(0, 10))
     assert Verdict.VARYING not in doubts(fit)
 

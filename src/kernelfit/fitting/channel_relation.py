@@ -40,7 +40,7 @@ def channels_of(
     n_sources, n_targets = image.shape[-1], target.shape[-1]
     even = np.full(n_sources, 1.0 / n_sources)
 
-    def sums(channels: str) -> list[NormalEquations]:
+    def sums(fields: dict[str, Any], channels: str) -> list[NormalEquations]:
         plan = make_plan(image, target, Model(**{**fields, "channel_axis": -1, "channels": channels}), selection)
         return [stats for stats, _ in gather(plan, Noise(), run)]
 
@@ -49,21 +49,31 @@ def channels_of(
 
     n = n_targets * math.prod(target.shape[:2])
     most = _MIXED if n_sources * math.prod(fields["shape"]) <= _MANY else _CLEARLY_MIXED
-    fields = _narrowed(fields, min(_MOST_MIXED, int(_SHARE * n / n_targets)) // n_sources)
-    mixed = [least_squares(one) for one in sums("mixed")]
+    narrow = _narrowed(fields, min(_MOST_MIXED, int(_SHARE * n / n_targets)) // n_sources)
+    mixed = [least_squares(one) for one in sums(narrow, "mixed")]
     weights = np.mean([one.taps.reshape(n_sources, -1).sum(axis=1) for one in mixed], axis=0)
     if n_sources != n_targets:
         return "mixed", weights
-    every = sums("separate")
-    solved = [least_squares(one) for one in every]
-    (rss, rank), (shared, one_rank) = left(solved), left([least_squares(functools.reduce(lambda a, b: a + b, every))])
+    every = sums(narrow, "separate")
+    rss, rank = left([least_squares(one) for one in every])
     other, more = left(mixed)
     if rss > _EXACT * sum(one.target_energy for one in every) and other / (n - more) < most * rss / (n - rank):
         return "mixed", weights
-    if shared - rss <= _EXACT * sum(one.target_energy for one in every) or rank == one_rank:
-        return "shared", even
-    ratio = (shared - rss) / (rank - one_rank) / (rss / (n - rank))
-    return "separate" if scipy.special.fdtrc(rank - one_rank, n - rank, ratio) < _DIFFER else "shared", even
+    differ = _differ(every, n)
+    if differ and narrow is not fields:  # what lies beyond the middle may be all that differs
+        differ = _differ(sums(fields, "separate"), n)
+    return "separate" if differ else "shared", even
+
+
+def _differ(every: list[NormalEquations], n: int) -> bool:
+    """Say whether the channels' kernels differ by more than chance, by an F-test."""
+    solved = [least_squares(one) for one in every]
+    one = least_squares(functools.reduce(lambda a, b: a + b, every))
+    rss, more = sum(each.rss for each in solved), sum(each.rank for each in solved) - one.rank
+    if one.rss - rss <= _EXACT * sum(each.target_energy for each in every) or more == 0:
+        return False
+    df_resid = n - one.rank - more
+    return bool(scipy.special.fdtrc(more, df_resid, (one.rss - rss) / more / (rss / df_resid)) < _DIFFER)
 
 
 def advised(fit: Estimate, image: Any, target: Any, model: Model, execution: Execution) -> Estimate:
