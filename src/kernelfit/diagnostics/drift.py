@@ -9,7 +9,7 @@ import scipy.fft
 from ..core.estimate import Estimate
 from ..core.validation import Array
 from ..data.observation import Observation
-from .local_scores import hotelling, modulated
+from .local_scores import chances, hotelling, modulated
 from .samples import Sample
 from .tiles import Part, energy_of
 
@@ -17,6 +17,8 @@ from .tiles import Part, energy_of
 _TAPS, _STRETCHES, _FEWEST = 5, 128, 32
 #: Samples of a stretch at least, and how many times those over which products are correlated.
 _SHORTEST, _ALONE = 8, 8.0
+#: A drift is looked at further where chance would make as much of it in so few cases; targets looked at together.
+_LIKELY, _TOGETHER = 0.01, 4
 
 
 def drifting(parts: list[Part], estimate: Estimate) -> tuple[float, float, str]:
@@ -27,43 +29,87 @@ def drifting(parts: list[Part], estimate: Estimate) -> tuple[float, float, str]:
     shapes = [(p.left.shape[1:], o.geometry.kernel_shape) for o, p in parts]
     if taps.size != estimate.kernel.size or any(min(tile) > 1 or min(kernel) > 1 for tile, kernel in shapes):
         return 1.0, 0.0, ""  # several responses, or an image of few rows
-    strongest = np.argsort(-taps, axis=None)[: min(_TAPS, taps.size)]
-    number = sum(len(part.starts) for _, part in parts)
-    score, energy, time = zip(*(_sums(*part, strongest, number) for part in parts), strict=True)
-    total, own, place = np.concatenate(score, axis=1), np.concatenate(energy, axis=1), np.concatenate(time)
-    if total.shape[1] < _FEWEST:
+    at, made = parts[0][1].at, parts[0][1].made
+
+    def look(now: slice) -> tuple[float, ...]:  # at other targets as well, which costs little more
+        every = [p.made["every"] for _, p in parts]
+        pairs = [(models[now], lefts[now]) for _, models, lefts, _ in every]
+        return tuple(_chances(*_scores(parts, pairs, every[0][3][now])[:3]).min(axis=0).tolist())
+
+    own = [(p.model[None], p.left[None]) for _, p in parts]
+    if at is not None and all(p.at is not None for _, p in parts):
+        now = slice(at - at % _TOGETHER, at - at % _TOGETHER + _TOGETHER)
+        if not made.once(("drifts", now.start), lambda: look(now))[at - now.start] < _LIKELY:
+            return 1.0, 0.0, ""
+    elif not _chances(*_scores(parts, own, estimate.kernel[None])[:3]).min() < _LIKELY:
+        return 1.0, 0.0, ""
+    # products of what is correlated over long times are not independent from one stretch to the next
+    total, energy, place = _scores(parts, own, estimate.kernel[None], apart=True)
+    if total.shape[2] < _FEWEST:
         return 1.0, 0.0, ""
     left = energy_of([p.left for _, p in parts])
-    every = [hotelling(*modulated(total, own, [factor]), left) for factor in (place, place**2)]
+    every = [hotelling(*modulated(total[0], energy[0], [factor]), left) for factor in (place, place**2)]
     return min(every, key=lambda found: found[0])
 
 
-def _sums(
-    observation: Observation, part: Sample, strongest: npt.NDArray[np.intp], number: int
+def _chances(total: Array, energy: Array, place: Array) -> Array:
+    """Return the chances of either factor that noise makes as much, of each target."""
+    if total.shape[2] < _FEWEST:
+        return np.ones((2, len(total)))
+    around = [
+        factor - (energy @ factor / np.maximum(energy.sum(axis=2), 1e-300))[..., None] for factor in (place, place**2)
+    ]
+    return chances(total * np.stack(around))[0]
+
+
+def _scores(
+    parts: list[Part], pairs: list[tuple[Array, Array]], kernels: Array, *, apart: bool = False
 ) -> tuple[Array, Array, Array]:
-    """Return sums of features times the residual, and of their squares, by stretches, and where these lie in time."""
+    """Return for targets sums of features times the residual, of their squares, by stretches, and where these lie."""
+    sources = len(parts[0][1].blocks)
+    taps = np.abs(kernels.reshape(len(kernels), sources, -1))
+    strongest = np.argsort(-taps.reshape(len(taps), -1), axis=1)[:, :_TAPS]
+    number = sum(len(part.starts) for _, part in parts)
+    score, energy, time = zip(
+        *(_sums(*part, *pair, strongest, number, apart) for part, pair in zip(parts, pairs, strict=True)), strict=True
+    )
+    return np.concatenate(score, axis=2), np.concatenate(energy, axis=2), np.concatenate(time)
+
+
+def _sums(
+    observation: Observation,
+    part: Sample,
+    models: Array,
+    lefts: Array,
+    strongest: npt.NDArray[np.intp],
+    number: int,
+    apart: bool,
+) -> tuple[Array, Array, Array]:
+    """Return the same of one pair, whose models and residuals are (targets, tiles, rows, cols)."""
     plan = observation.geometry
     along = int(part.left.shape[1] == 1)
     n, n_taps, step = part.left.shape[1 + along], plan.kernel_shape[along], plan.stride[along]
-    left, known = part.left.reshape(-1, n), part.known.reshape(-1, n)
+    known, lefts = part.known.reshape(-1, n), lefts.reshape(len(lefts), -1, n)
     root = known if part.root is None else np.where(known, part.root.reshape(-1, n), 0.0)
-    blocks = part.blocks.reshape(len(part.blocks), len(left), -1)
-    features = [part.model.reshape(-1, n)]
-    for at in strongest.tolist():
-        source, tap = divmod(at, n_taps)
+    blocks = part.blocks.reshape(len(part.blocks), len(known), -1)
+    f = np.empty((len(lefts), 1 + strongest.shape[1], *lefts.shape[1:]))
+    f[:, 0] = models.reshape(lefts.shape)
+    for (target, number_of), at in np.ndenumerate(strongest):
+        source, tap = divmod(int(at), n_taps)
         first = n_taps - 1 - tap if plan.flipped else tap
-        features.append(blocks[source][:, first : first + step * (n - 1) + 1 : step])
-    f = np.stack(features) * root
-    # products of what is correlated over long times are not independent from one stretch to the next
-    apart = _ALONE * _correlation_length(f[1], left)
-    size = max(_SHORTEST, math.ceil(apart), n // max(1, math.ceil(_STRETCHES / number)))
+        f[target, 1 + number_of] = blocks[source][:, first : first + step * (n - 1) + 1 : step]
+    if not (part.root is None and known.all()):
+        f *= root
+    shortest = _SHORTEST if not apart else max(_SHORTEST, math.ceil(_ALONE * _correlation_length(f[0, 1], lefts[0])))
+    size = max(shortest, n // max(1, math.ceil(_STRETCHES / number)))
     count = n // size
-    cut = f[..., : count * size].reshape(len(f), len(left), count, size)
-    own = left[:, : count * size].reshape(len(left), count, size)
+    cut = f[..., : count * size].reshape(*f.shape[:3], count, size)
+    own = lefts[..., : count * size].reshape(len(lefts), 1, -1, count, size)
     starts = np.array([start[along] for start in part.starts])[:, None] + (np.arange(count) + 0.5) * size
     place = 2.0 * starts.ravel() / max(1, plan.size[along]) - 1.0
-    scores = np.einsum("ftcs,tcs->ftc", cut, own).reshape(len(f), -1)
-    return scores, np.einsum("ftcs,ftcs->ftc", cut, cut).reshape(len(f), -1), place
+    scores = np.einsum("qftcs,qftcs->qftc", cut, np.broadcast_to(own, cut.shape))
+    energies = np.einsum("qftcs,qftcs->qftc", cut, cut)
+    return scores.reshape(*f.shape[:2], -1), energies.reshape(*f.shape[:2], -1), place
 
 
 def _correlation_length(feature: Array, left: Array) -> float:

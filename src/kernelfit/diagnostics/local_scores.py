@@ -125,24 +125,32 @@ def solved(gram: Array, right: Array) -> Array:
     return np.asarray((vectors * inverse) @ (vectors.T @ (right / scale[:, None])) / scale[:, None])
 
 
+def chances(scores: Array) -> tuple[Array, Array, Array, Array]:
+    """Return of scores (..., features, cells) the chance that they have the mean zero, F, and its two degrees."""
+    size = np.sqrt(np.einsum("...jb,...jb->...j", scores, scores))
+    unit = scores / np.where(size > 0, size, 1.0)[..., None]
+    count = np.count_nonzero(unit.any(axis=-2), axis=-1)
+    values, vectors = np.linalg.eigh(unit @ unit.swapaxes(-1, -2))
+    good = values > 1e-6 * scores.shape[-2]
+    n, along = good.sum(axis=-1), (unit.sum(axis=-1)[..., None, :] @ vectors)[..., 0, :]
+    found = np.sum(along**2 / np.where(good, values, np.inf), axis=-1)
+    told = (n > 0) & (count > n + 1)
+    n, rest = np.maximum(n, 1), np.maximum(count - n, 1)
+    ratio = found / n * rest / np.maximum(count - found, 1e-9 * np.maximum(count, 1))
+    return np.where(told, scipy.special.fdtrc(n, rest, ratio), 1.0), ratio, n, rest
+
+
 def hotelling(scores: Array, gram: Array, energy: float) -> tuple[float, float, str]:
     """Return the chance that scores (features, cells) have the mean zero, what they explain of r, and both in words."""
-    size = np.sqrt(np.einsum("jb,jb->j", scores, scores))
-    kept = size > 0
-    scores, gram = scores[kept] / size[kept, None], gram[np.ix_(kept, kept)]
-    count = int(np.count_nonzero(scores.any(axis=0)))
-    values, vectors = np.linalg.eigh(scores @ scores.T)
-    good = values > 1e-6 * len(scores)
-    n = int(good.sum())
-    if n == 0 or count <= n + 1:
+    chance, ratio, n, rest = (float(value) for value in chances(scores))
+    if not chance < 1.0:
         return 1.0, 0.0, ""
-    found = float(np.sum((vectors[:, good].T @ scores.sum(axis=1)) ** 2 / values[good]))
-    ratio = found / n * (count - n) / max(count - found, 1e-9 * count)
-    chance = float(scipy.special.fdtrc(n, count - n, ratio))
     if not (chance < _LIKELY and energy > 0):
         return chance, 0.0, ""
-    total = scores.sum(axis=1)[:, None] * size[kept, None]
-    return chance, float((total * solved(gram, total)).sum()) / energy, f"F({n}, {count - n}) = {ratio:.3g}"
+    kept = scores.any(axis=1)
+    total = scores[kept].sum(axis=1)[:, None]
+    explained = float((total * solved(gram[np.ix_(kept, kept)], total)).sum()) / energy
+    return chance, explained, f"F({n:.0f}, {rest:.0f}) = {ratio:.3g}"
 
 
 def _prepared(part: samples.Sample) -> tuple[Single, float, float]:

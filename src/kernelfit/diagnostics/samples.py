@@ -100,8 +100,8 @@ def sample(
         spectra = made.once("spectra", lambda: scipy.fft.rfft2(blocks, size, workers=1))
         return _filtered(spectra, kernel, plan, size, whole)
 
-    def of(readers: Sequence[Reader], fits: Sequence[Estimate]) -> tuple[Array, Array, Array]:
-        """Return targets, models and residuals."""
+    def of(readers: Sequence[Reader], fits: Sequence[Estimate]) -> tuple[Array, Array, Array, Array]:
+        """Return targets, models, residuals and kernels."""
         values = np.stack([[reader.block(*start, side) for start in starts] for reader in readers])
         values[:, ~known] = 0.0
         kernels = [one.kernel for one in fits]
@@ -114,13 +114,13 @@ def sample(
             if one.background is not None:
                 surface = own_row(observation, one.background.coefficients, *place)
                 residual -= np.stack([observation.columns.surface(surface, *tile) for tile in tiles])
-        return values, models, left
+        return values, models, left, np.stack(kernels)
 
     if memo is not None and key in memo and ("every" in made or 24 * len(memo.fits) * known.size <= memo.room[0]):
         at, same = memo.at, (one for one in memo.observations if one.sources is observation.sources)
-        targets, model, left = (every[at] for every in made.once("every", lambda: of(next(same).targets, memo.fits)))
+        targets, model, left, _ = (every[at] for every in made.once("every", lambda: of(next(same).targets, memo.fits)))
     else:
-        targets, model, left = (one[0] for one in of(observation.targets, [fit]))
+        targets, model, left, _ = (one[0] for one in of(observation.targets, [fit]))
     if root is not None:
         left, targets = np.where(known, left * root, 0.0), targets * root
     return Sample(starts, left, targets, model, known, root, blocks, made, at)
