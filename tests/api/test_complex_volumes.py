@@ -159,3 +159,14 @@ def test_pictures():
     fit = find_kernel(image, target, SHAPE, boundary="wrap")
     assert len(fit.plot(image, target).subfigs) == 2
     assert "complex numbers" in kernelfit.report.report_html(fit, image, target)
+
+
+@pytest.mark.parametrize("channels, where", [("mixed", ""), ("shared", " in channel 1"), ("separate", " in channel 1")])
+def test_what_is_excluded_is_counted_in_numbers_of_one_volume(channels, where):
+    rng = np.random.default_rng(2)
+    image, mask = normal(rng, *SIZE, 2), np.zeros(SIZE, bool)
+    mask[2, 3:5, 1:4] = True
+    words = {"channel_axis": -1, "channels": channels, "mask": mask, "boundary": "wrap"}
+    for numbers in (image, image.real):
+        fit = find_kernel(numbers, numbers + 0.1 * rng.normal(size=image.shape), (2, 1, 2), **words)
+        assert fit.notes[-1] == f"6 of 280 target pixels excluded{where}: masked"

@@ -114,6 +114,9 @@ def test_the_kernel_at_a_sample_has_the_errors_of_the_coefficients():
     for bad, error, words in (
         ((N,), ValueError, f"got the place {N}, need a sample of a signal of {N}"),
         ((0, 3), TypeError, "need a row and a column, of signals one sample"),
+        (("a",), TypeError, "got sample='a', need one real number"),
+        ((np.nan,), ValueError, "got sample=nan, need a finite number"),
+        (((1, 2),), TypeError, r"got sample=\(1, 2\), need one real number"),
     ):
         with pytest.raises(error, match=words):
             fit.at(*bad)

@@ -304,8 +304,8 @@ def test_misfits_are_told():
 
 
 REFUSED = [
-    (dict(shape=3), "three numbers"),
-    (dict(shape=(3, 3)), "three numbers"),
+    (dict(shape=3), "need 2; if it is a volume, give the kernel's shape as three numbers"),
+    (dict(shape=(3, 3)), "need 2; if it is a volume, give the kernel's shape as three numbers"),
     (dict(channel_axis=-1), "channel"),
     (dict(background=9), "need more than 9 planes, rows and columns"),
     (dict(variation=1), "variation= with a kernel of three dimensions"),

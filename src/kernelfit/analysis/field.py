@@ -10,7 +10,7 @@ from ..core.dimensions import in_samples, lifted, lowered
 from ..core.estimate import Estimate
 from ..core.field import Field
 from ..core.geometry import Shape, as_pair
-from ..core.validation import Array
+from ..core.validation import Array, as_number
 from .psf import PsfMeasurements, measure_psf
 
 _PLACES = 9  # along the longer side of a map of widths
@@ -24,6 +24,8 @@ def kernel_at(fit: Estimate, row: float, col: float | None = None) -> Estimate:
         raise TypeError(f"got the place ({row!r:.60}, {col!r:.60}), need a row and a column, of signals one sample")
     if field is None:
         return fit
+    if col is None:
+        row = as_number(row, "sample")
     try:
         return _at(fit, row, col) if col is not None else lowered(_at(lifted(fit), 0, row))
     except (TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ from ..core.model import Execution, Model, Selection
 from ..core.normal_equations import NormalEquations
 from ..core.validation import require_checkpoint
 from ..data.blocks import as_block
+from ..data.observation import NUMBERS
 from ..data.plan import make_plan
 from ..fitting import dask_fit, requirements
 from ..fitting.checkpoint import Checkpoint
@@ -122,7 +123,7 @@ def accumulate(
     if not compute and (checkpoint is not None or progress is not None):
         name = "progress" if checkpoint is None else "checkpoint"
         raise ValueError(f"got {name}= with compute=False, which computes nothing; leave one of them out")
-    plan = make_plan(image, target, call.model, call.selection, unmask=unmask)
+    plan = make_plan(image, target, call.model, call.selection, unmask=unmask, kinds=NUMBERS)
     settings = Settings(call.noise, call.solver, call.execution)
     more = "statistics alone", "statistics of blocks"
     features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution, *more)
@@ -219,7 +220,7 @@ def find_kernel(
     call = call_of(shape, keywords, verb="find_kernel", selection=selection, execution=execution, solver=solver)
     sides, unmask = _laid(call, block)
     opened = _opener(call, sides, checkpoint, every, "find_kernel on Dask")
-    plan = make_plan(image, target, call.model, call.selection, unmask=unmask)
+    plan = make_plan(image, target, call.model, call.selection, unmask=unmask, kinds=NUMBERS)
     return KernelFit.of(dask_fit.fit(plan, Settings(call.noise, call.solver, call.execution), sides, opened))
 
 

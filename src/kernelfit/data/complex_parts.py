@@ -14,15 +14,26 @@ from .reader import Reader
 class Part:
     """The real or the imaginary part of an array that can be sliced, perhaps with the other sign."""
 
-    def __init__(self, whole: Any, *, imaginary: bool, negative: bool = False) -> None:
-        self.whole, self.imaginary, self._negative = whole, imaginary, negative
+    # `strict`: not a number where the other part is none, or infinite.
+
+    def __init__(self, whole: Any, *, imaginary: bool, negative: bool = False, strict: bool = False) -> None:
+        self.whole, self.imaginary, self.negative, self.strict = whole, imaginary, negative, strict
         self.shape, self.blank = whole.shape, imaginary and np.dtype(whole.dtype).kind != "c"
         self.dtype = np.zeros(0, dtype=whole.dtype).real.dtype
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        block = np.asarray(self.whole[key])
+        return np.asarray(self._part(np.asarray(self.whole[key])))
+
+    def _part(self, block: Any) -> Any:
         part = block.imag if self.imaginary else block.real
-        return np.negative(part, dtype=np.float64) if self._negative else part
+        part = -part.astype(np.float64) if self.negative else part
+        return np.where(np.isfinite(block), part, np.nan) if self.strict else part
+
+    def of(self, whole: Any) -> Any:
+        """Return the same part of another array: one like it, if it has parts, otherwise what reads it."""
+        if hasattr(whole, "real"):
+            return self._part(whole)
+        return Part(whole, imaginary=self.imaginary, negative=self.negative, strict=self.strict)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.asarray(self[:, :], dtype=dtype)
@@ -48,7 +59,7 @@ def is_imaginary(array: Any) -> bool:
     return isinstance(array, Part) and array.imaginary
 
 
-def apart(observation: Observation, *, real: bool) -> list[Observation]:
+def apart(observation: Observation, *, real: bool, strict: bool) -> list[Observation]:
     """Return the observations of real and imaginary parts of complex images; a `real` kernel has but one part."""
     # The kernels of the real parts of all sources come first, then those of the imaginary parts. Of a plane each part
     # is one of a volume of its own.
@@ -57,7 +68,7 @@ def apart(observation: Observation, *, real: bool) -> list[Observation]:
     geometry = dataclasses.replace(observation.geometry, convention=conv)
 
     def part(readers: Sequence[Reader], imaginary: bool, negative: bool = False) -> tuple[Reader, ...]:
-        arrays = [Part(reader.array, imaginary=imaginary, negative=negative) for reader in readers]
+        arrays = [Part(reader.array, imaginary=imaginary, negative=negative, strict=strict) for reader in readers]
         beyond = [0.0 if imaginary else reader.fillvalue for reader in readers]
         both = zip(readers, arrays, beyond, strict=True)
         return tuple(dataclasses.replace(reader, array=a, fillvalue=f) for reader, a, f in both)

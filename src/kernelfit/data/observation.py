@@ -25,6 +25,8 @@ from .reader import Reader
 
 #: The kinds of NumPy's types that are real numbers, and those that are numbers.
 REAL, NUMBERS = "biuf", "biufc"
+#: Numbers along an axis that are likely to be colours.
+_MOST_COLOURS = 4
 #: Channels that lie side by side, of each pixel, are copied apart where they are so many, in so many bytes at most.
 _MANY, _APART = 8, 2**24
 
@@ -117,14 +119,17 @@ def as_image(value: object, name: str, kinds: str = REAL, *, alone: bool = False
     array = as_array(value, name, kinds)
     shape = tuple(array.shape)
     if len(shape) != 2:
-        remedy = (
+        remedies = [
             "say which axis holds the channels (channel_axis); pass list(image) and list(target) if they are pairs "
-            "that share a kernel; if it is a volume, give the kernel's shape as three numbers (planes, rows, columns)"
-        )
-        remedy = "give one plane of it, of colours such as [..., 1]" if alone else remedy
+            "that share a kernel",
+            "if it is a volume, give the kernel's shape as three numbers (planes, rows, columns)",
+        ]
+        likely = -1 if min(shape[:1] + shape[-1:], default=0) > _MOST_COLOURS else 1
+        remedy = "give one plane of it, of colours such as [..., 1]" if alone else "; ".join(remedies[::likely])
+        of_signal = "" if alone or len(shape) != 1 else "if it is a signal, give the kernel's shape as one number; "
         raise ValueError(
             f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "
-            f"{remedy if len(shape) == 3 else 'reshape it to rows and columns'}"
+            f"{remedy if len(shape) == 3 else of_signal + 'reshape it to rows and columns'}"
         )
     if 0 in shape:
         raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel")

@@ -336,7 +336,7 @@ def make_plan(
             equations = [p.geometry for p in group] * (2 if numbers == "real of complex" else 1)
             require_determined(equations, len(group[0].sources), n_more)
     if numbers != "real":
-        groups = [tuple(part for p in group for part in apart(p, real=model.real)) for group in groups]
+        groups = [tuple(part for p in group for part in _apart(p, model, selection)) for group in groups]
     return FitPlan(tuple(groups), model, selection, (image_masked, target_masked), len(pairs), listed, numbers)
 
 
@@ -379,9 +379,13 @@ def _of_volumes(
     n_planes, numbers = tuple(len(parts[0][0][0]) for parts in pairs), _numbers(groups, model, kinds)
     if numbers != "real":  # the planes of the real part of each volume, then those of the imaginary part
         volumes = [[[group[i] for i in lot] for lot in lots(group)] for group in groups]
-        halves = [[zip(*(apart(p, real=model.real) for p in lot), strict=True) for lot in group] for group in volumes]
+        halves = [[zip(*(_apart(p, model, selection) for p in lot), strict=True) for lot in group] for group in volumes]
         groups = [tuple(p for both in group for half in both for p in half) for group in halves]
     return FitPlan(tuple(groups), model, selection, masked, len(pairs), listed, numbers, n_planes)
+
+
+def _apart(observation: Observation, model: Model, selection: Selection) -> list[Observation]:
+    return apart(observation, real=model.real, strict=selection.nan == "mask")
 
 
 def _numbers(groups: Sequence[Sequence[Observation]], model: Model, kinds: str) -> str:

@@ -258,9 +258,15 @@ def _on(value: Any, at: int, *, stored: bool) -> Any:
     return None if value is None else chunked.Plane(value, 0, at) if stored else value[at]
 
 
-def merged(notes: Sequence[str], n_pixels: int) -> list[str]:
+def merged(notes: Sequence[str], observations: Sequence[Observation]) -> list[str]:
     """Return notes of planes as notes of their volumes: pixels excluded for one reason are counted together."""
     counts: dict[str, int] = {}
+    parts = 2 if observations[0].geometry.convention.apart else 1  # of each number
+
+    def whole(what: str) -> int:
+        named = (one for one in observations if not one.where or f" in {one.where}: " in what)
+        return sum(one.geometry.n_pixels for one in named) // parts
+
     rest = []
     for note in notes:
         found = _NOTE.fullmatch(note)
@@ -268,7 +274,7 @@ def merged(notes: Sequence[str], n_pixels: int) -> list[str]:
             counts[found[3]] = counts.get(found[3], 0) + int(found[1])
         else:
             rest.append(note)
-    return [f"{count} of {n_pixels} {what}" for what, count in counts.items()] + list(dict.fromkeys(rest))
+    return [f"{n // parts} of {whole(what)} {what}" for what, n in counts.items()] + list(dict.fromkeys(rest))
 
 
 def sampled(

@@ -47,8 +47,8 @@ class KernelSums:
     def notes(self, stats: NormalEquations) -> tuple[str, ...]:
         """Say how many pixels were excluded."""
         n = self.n_pixels - stats.n_pixels - sum(one.root.shape[1] for one in stats.backgrounds)
-        why = "masked, of weight zero, saturated, or not finite"
-        return (f"{n} of {self.n_pixels} target pixels excluded: {why}",) if n else ()
+        why, parts = "masked, of weight zero, saturated, or not finite", 2 if stats.convention.apart else 1
+        return (f"{n // parts} of {self.n_pixels // parts} target pixels excluded: {why}",) if n else ()
 
     def add(self, equations: NormalEquations | Array, *, last: bool, level: int = 0) -> None:
         """Add a block, or the sum of many (see `Tree.push`); perhaps the last of its observation."""

@@ -21,6 +21,7 @@ from ..core.background import Elimination, eliminated, settled
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
 from ..data import blocks, chunked, masking, volumes
+from ..data.complex_parts import Part
 from ..data.masked_blocks import MaskedBlocks
 from ..data.observation import Observation, Plane, lots, of_target
 from ..data.plan import FitPlan
@@ -62,7 +63,7 @@ class BlockGroup:
         self.sides, self.lots = sides, lots(self.observations)
         self._stores: dict[str, Any] = {}
         self._recipes: list[Any] = []
-        self._planes: dict[int, Any] = {}
+        self._planes: dict[Any, Any] = {}
         self._cut()
 
     def _cut(self) -> None:
@@ -92,8 +93,8 @@ class BlockGroup:
             sources += [mask for masks in some.image_masks[d::n] for mask in masks]
             targets += [reader for one in known if one is not None for reader in (*one.masks, *one.weights)]
         wide = dataclasses.replace(first, sources=tuple(sources), targets=tuple(targets))
-        counts, fill = (n_sources, self.n_targets), first.geometry.convention.fillvalue
-        empty = Block(first.geometry, (), fill, self.method, first.background, *counts, marks)
+        fills = tuple(reader.fillvalue for reader in sources[:n_sources])
+        empty = Block(first.geometry, (), fills, self.method, first.background, self.n_targets, first.imaginary, marks)
         n_images = 0 if first.plane is None else self.plan.n_planes[number * self.plan.n_pairs // len(self.lots)]
         boxes = blocks.cut_lot(own, self.sides, 2 * blocks.FAN)  # at least two tasks
         return [self._block(empty, wide, own, box, n_images) for box in boxes]
@@ -128,8 +129,7 @@ class BlockGroup:
 
     def _slice(self, reader: Reader, piece: Piece, starts: Sequence[int]) -> Any:
         """Return the stored pixels of a piece: something to call, or a collection that the scheduler has to make."""
-        array: Any = reader.array.array if isinstance(reader.array, chunked.Chunked) else reader.array
-        array = self.source(array.array if len(starts) == 3 else array)
+        array = self.source(reader.array, volume=len(starts) == 3)
         key = tuple(map(whole_slice, starts, piece.shape, piece.steps))
         if not self.dask.is_dask_collection(array):
             if not isinstance(array, np.ndarray):
@@ -156,9 +156,17 @@ class BlockGroup:
         self._recipes.append(self.dask.delayed(recipe, pure=False, traverse=False))
         return len(self._recipes) - 1
 
-    def source(self, array: Any) -> Any:
-        """Return what holds the pixels of a plane, or volume: a Dask array, or one in memory, of so many axes."""
+    def source(self, array: Any, *, volume: bool = False) -> Any:
+        """Return what holds the pixels of a plane, or of its volume: a Dask array, or one in memory."""
         array = array.array if isinstance(array, chunked.Chunked) else array
+        if isinstance(array, Part):
+            whole = self.source(array.whole, volume=volume)
+            key = id(whole), array.imaginary, array.negative
+            if key not in self._planes:
+                self._planes[key] = array.of(whole), whole  # kept, so that no other array gets its number
+            return self._planes[key][0]
+        if volume:
+            return self.source(array.array)
         if isinstance(array, chunked.Plane):
             whole = self.source(array.array)
             if not (isinstance(whole, np.ndarray) or self.dask.is_dask_collection(whole)):
@@ -299,7 +307,8 @@ class BlockGroup:
         why += [nan] if known[0].nan == "mask" else []
         why += ["of weight zero"] if any(one.weights for one in known) else []
         why += list(dict.fromkeys(masking.ends_in_words(one.saturated) for one in known if one.saturated is not None))
-        return [f"{n - n_counted} of {n} target pixels excluded: {'; or '.join(why)}"]
+        parts = 2 if self.observations[0].geometry.convention.apart else 1  # of each number
+        return [f"{(n - n_counted) // parts} of {n // parts} target pixels excluded: {'; or '.join(why)}"]
 
     def residuals(self, taps: Array, eliminations: Sequence[Sequence[Elimination]]) -> list[list[Array]]:
         """Return the sums of the residual of kernels (targets, taps) and best surfaces, by lot and target."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.background import Elimination, eliminations_of
+from ..core.complex_numbers import raised
 from ..core.estimate import Estimate
 from ..core.normal_equations import NormalEquations
 from ..core.validation import Array
@@ -93,7 +94,8 @@ def _fit_group(own: BlockGroup, choice: Choice, settings: Settings) -> list[Esti
 
         n = max(1, sum(p.geometry.n_pixels for p in each))
         totals = [one.total_weight / n * p.geometry.n_pixels for p in each]
-        estimates.append(with_deferred_reads(each, masked, totals, counted / n, (own.dask.compute, own.source), work))
+        brought = own.dask.compute, own.source
+        estimates.append(raised(with_deferred_reads(each, masked, totals, counted / n, brought, work)))
     return estimates
 
 

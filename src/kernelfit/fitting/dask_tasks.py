@@ -190,13 +190,18 @@ class Block(NamedTuple):
 
     plan: Geometry
     pieces: tuple[tuple[Piece, ...], ...]
-    fillvalue: float
+    fillvalues: tuple[float, ...]  # beyond the edges of each image
     method: str
     background: int | None
-    n_sources: int
     n_targets: int
+    imaginary: bool  # whether it is of imaginary parts
     marks: Marks | None
     planes: tuple[Plane, ...] = ()  # those of a volume's target; `plan` is of each
+
+    @property
+    def n_sources(self) -> int:
+        """Number of images, whose masks follow."""
+        return len(self.fillvalues)
 
     @property
     def places(self) -> list[Sequence[int]]:
@@ -253,7 +258,7 @@ def _read(
 ) -> tuple[list[Observation], list[list[Any]]]:
     """Read the pixels of a block: its observations, of each target of each its weights, None if all count alike."""
     plan, marks = block.plan, block.marks
-    beyond = [block.fillvalue] * block.n_sources + [0.0] * (len(sources) - block.n_sources)
+    beyond = [*block.fillvalues] + [0.0] * (len(sources) - block.n_sources)
     every = zip(block.pieces, sources, beyond, strict=True)
     images, results = [_assembled(p, s, block.extent, fill) for p, s, fill in every], [_pixels(t) for t in targets]
     if not block.planes:
@@ -267,7 +272,8 @@ def _read(
         )
         seen = [Reader(one[at], plan.size) for one in results]
         plane = block.planes[at] if block.planes else None
-        one = Observation(plan, own, tuple(seen[: block.n_targets]), background=block.background, plane=plane)
+        words: dict[str, Any] = {"background": block.background, "imaginary": block.imaginary, "plane": plane}
+        one = Observation(plan, own, tuple(seen[: block.n_targets]), **words)
         observations.append(one)
         if marks is None:
             items.append([None] * block.n_targets)

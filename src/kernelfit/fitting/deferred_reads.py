@@ -35,7 +35,7 @@ def with_deferred_reads(
     def seen(readers: Sequence[Reader]) -> tuple[Reader, ...]:
         for r in readers:
             if id(r.array) not in reads:
-                reads[id(r.array)] = _Deferred(source(r.array), r.array if observations[0].plane else None)
+                reads[id(r.array)] = _Deferred(r.array, source(r.array), late=observations[0].plane is not None)
         return tuple(dataclasses.replace(r, array=reads[id(r.array)]) for r in readers)
 
     own: list[Observation] = []
@@ -69,9 +69,10 @@ def with_deferred_reads(
 class _Deferred:
     """An array of which a few slices are read on this side: noted while it reads as zero, and brought all at once."""
 
-    def __init__(self, array: Any, plane: Any = None) -> None:
-        self.array, self.late = array, array if plane is None else plane  # planes keep the chunks that they share
-        self.shape, self.dtype = array.shape, array.dtype
+    def __init__(self, array: Any, source: Any, *, late: bool) -> None:
+        self.array, self.source = array, source
+        self.late = array if late else source  # planes keep the chunks that they share
+        self.shape, self.dtype = source.shape, source.dtype
         self.slices: dict[tuple[int, int, int, int], Any] = {}
         self.here = False
 
@@ -80,7 +81,7 @@ class _Deferred:
         if self.here and (top, bottom, left, right) not in self.slices:
             return np.asarray(self.late[key])
         if not self.here:
-            self.slices[top, bottom, left, right] = self.array[top:bottom, left:right]
+            self.slices[top, bottom, left, right] = self.source[top:bottom, left:right]
             return np.zeros((max(0, bottom - top), max(0, right - left)), self.dtype)
         return np.asarray(self.slices[top, bottom, left, right])
 
@@ -89,11 +90,11 @@ class _Cleaned:
     """An image that reads as zero where it is excluded."""
 
     def __init__(self, image: _Deferred, excluded: Sequence[_Deferred], nan: bool) -> None:
-        self.image, self.excluded, self.nan = image, excluded, nan
+        self.array, self.excluded, self.nan = image, excluded, nan
         self.shape, self.dtype = image.shape, image.dtype
 
     def __getitem__(self, key: tuple[slice, slice]) -> Array:
-        pixels = np.array(self.image[key], dtype=np.float64)
+        pixels = np.array(self.array[key], dtype=np.float64)
         for mask in self.excluded:
             pixels[mask[key] != 0] = 0.0
         if self.nan:

@@ -359,7 +359,7 @@ def merged_notes(items: Sequence[WeightedObservation], notes: list[str]) -> list
     """Return notes, those of the planes of volumes counted together."""
     if items[0].observation.plane is None:
         return notes
-    return merged(notes, sum(item.observation.geometry.n_pixels for item in items))
+    return merged(notes, [item.observation for item in items])
 
 
 def in_place(item: WeightedObservation) -> Weights:

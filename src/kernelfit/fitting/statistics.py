@@ -99,7 +99,7 @@ def noted(context: Context, judged: Sequence[Judged | None]) -> Context:
     notes = [note for one in judged if one for note in one.notes]
     planes = [one.item.observation for one in judged if one and one.item.observation.plane is not None]
     if planes:
-        notes = merged(notes, sum(one.geometry.n_pixels for one in planes))
+        notes = merged(notes, planes)
     return dataclasses.replace(context, notes=tuple(notes))
 
 
