@@ -25,7 +25,7 @@ def kernel_at(fit: Estimate, row: float, col: float | None = None) -> Estimate:
     if field is None:
         return fit
     if col is None:
-        row = as_number(row, "sample")
+        as_number(row, "sample")
     try:
         return _at(fit, row, col) if col is not None else lowered(_at(lifted(fit), 0, row))
     except (TypeError, ValueError) as error:
