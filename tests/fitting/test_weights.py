@@ -341,6 +341,17 @@ def test_an_exact_background_beside_a_mask():
         assert_close(fit.predict(image), target, 1e-12)
 
 
+@pytest.mark.slow
+def test_a_few_photons_make_no_sure_kernel():
+    """Predictions that are less than their errors, and the weights that follow them, are not believed."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        image, taps = rng.exponential(0.05, (90, 110)), rng.random((5, 4))
+        target = rng.poisson(apply_kernel(image, taps / taps.sum(), boundary="symm")).astype(float)
+        fit = find_kernel(image, target, taps.shape, boundary="symm", noise="poisson")
+        assert not fit.verdict.ok or np.abs((fit.kernel - taps / taps.sum()) / fit.stderr).max() < 4
+
+
 def test_photon_noise_of_a_sky():
     """The background's photons count: the noise is that of kernel and sky together."""
     rng = np.random.default_rng(3)

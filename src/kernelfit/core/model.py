@@ -278,7 +278,8 @@ class Noise:
         How noisy the target's pixels are: all alike (default), or with the variance of photon noise,
         ``prediction / gain + (read_noise / gain)^2``, for a gain in electrons per unit of the target and a read noise
         in electrons; "poisson" is a gain of 1 without read noise. The weights come from the fit's own
-        prediction, iteratively; predictions below 1 % of their mean count as that. As a flat keyword: `noise`.
+        prediction, iteratively; predictions below 1 % of their mean, or four times the usual error of
+        one, count as that. As a flat keyword: `noise`.
     loss : {None, "huber", "tukey", "clip"}, optional
         Hold outliers in the target down: in proportion to their distance ("huber"), smoothly to nothing ("tukey"), or
         at once, beyond 4 standard deviations ("clip", the best of them for outliers far out). The scale is the median

@@ -22,8 +22,9 @@ from ..engines.weighted_iteration import Metric, Walk, walk
 from ..solvers import least_squares
 from .weighted_fitter import WeightedFitter
 
-#: The least prediction that photon noise is reckoned from, relative to the mean of the target.
-FLOOR = 0.01
+#: The least prediction that photon noise is reckoned from, relative to the mean of the target, and to the usual error of
+#: a prediction, which where counts are few is as large as many of them.
+FLOOR, UNSURE = 0.01, 4.0
 #: A prediction is believed, as far as noise goes, to so many of its standard deviations from what was observed; those
 #: are taken to be larger, up to so many times, if most residuals say so.
 BELIEVED, MOST_NOISE = 5.0, 4.0
@@ -51,7 +52,9 @@ class Levels:
                 f"got a target with photon noise whose mean is {mean:.4g}, need counts, with a mean above 0; "
                 "add the background that was subtracted, or leave noise='constant'"
             )
-        return cls(FLOOR * mean, rounding / math.sqrt(model.slope * mean + model.constant))
+        usual = model.slope * mean + model.constant
+        unsure = math.sqrt(usual * items[0].n_taps / sums.n_pixels)
+        return cls(max(FLOOR * mean, UNSURE * unsure), rounding / math.sqrt(usual))
 
 
 def with_noise(
