@@ -22,8 +22,8 @@ from ..engines.weighted_iteration import Metric, Walk, walk
 from ..solvers import least_squares
 from .weighted_fitter import WeightedFitter
 
-#: The least prediction that photon noise is reckoned from, relative to the mean of the target, and to the usual error of
-#: a prediction, which where counts are few is as large as many of them.
+#: The least prediction that photon noise is reckoned from, relative to the mean of the target, and to the usual error
+#: of a prediction, which where counts are few is as large as many of them.
 FLOOR, UNSURE = 0.01, 4.0
 #: A prediction is believed, as far as noise goes, to so many of its standard deviations from what was observed; those
 #: are taken to be larger, up to so many times, if most residuals say so.
