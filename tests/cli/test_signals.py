@@ -83,6 +83,19 @@ def test_stereo_report_and_json(folder, capsys):
     assert "Impulse response" in (folder / "page.html").read_text()
 
 
+@pytest.mark.parametrize("header", ["", "volts"])
+def test_a_table_of_one_column_is_a_signal(folder, header, capsys):
+    for name in ("dry", "wet"):
+        np.savetxt(f"{name}.csv", read_signal(f"{name}.wav"), header=header, comments="")
+    for words in ([], ["--shape", "59"]):
+        assert main(["find", "dry.csv", "wet.csv", *words, "-o", "k.npz", "--force"]) in (0, 1)
+        said = capsys.readouterr().out
+        assert read_kernel("k.npz").convention.ndim == 1 and "4000 samples" in said and "pixel" not in said
+    np.savetxt("column.csv", read_signal("dry.wav"))
+    assert main(["find", "column.csv", "column.csv", "--shape", "3,1", "-o", "k.npz", "--force"]) in (0, 1)
+    assert read_kernel("k.npz").convention.ndim == 2
+
+
 def test_one_channel_to_two_and_back(folder, capsys):
     dry, stereo = (scipy.io.wavfile.read(f"{name}.wav")[1] for name in ("dry", "stereo"))
     for names, x, y in ((("dry", "stereo"), dry[:, None], stereo), (("stereo", "dry"), stereo, dry[:, None])):

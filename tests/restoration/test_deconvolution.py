@@ -11,7 +11,7 @@ import scipy.signal
 
 import naive
 from helpers import assert_close, camera, grid
-from kernelfit import apply_kernel, deconvolve, set_fft
+from kernelfit import apply_kernel, deconvolve, find_kernel, set_fft
 from kernelfit.compiled import fft
 from kernelfit.restoration import deconvolution, inpainting
 
@@ -377,3 +377,10 @@ def test_values_whose_squares_underflow_are_refused(shape, kind):
             deconvolve(target * small, kernel)
     assert_close(deconvolve(target, kernel * 1e-120) * 1e-120, deconvolve(target, kernel), 0.05)
     assert np.isfinite(deconvolve(target * 1e120, kernel)).all()
+
+
+def test_a_fit_in_place_of_its_kernel_is_told():
+    image = np.random.default_rng(0).random((20, 23))
+    fit = find_kernel(image, image, (1, 2))
+    with pytest.raises(TypeError, match=r"got kernel of dtype object, need numbers; pass its kernel: fit\.kernel"):
+        deconvolve(image, fit)

@@ -20,7 +20,10 @@ _MOST_CHOSEN = 1000
 
 def wanted(args: argparse.Namespace) -> bool:
     """Say whether a call is about signals."""
-    return getattr(args, "lags", None) is not None or signals.is_signal(args.image)
+    if getattr(args, "lags", None) is not None or signals.is_signal(args.image):
+        return True
+    # what the sides of the kernel do not tell, a table of one column does
+    return hasattr(args, "lags") and not isinstance(args.shape, tuple) and signals.is_column(args.image)
 
 
 def find(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[Found, int | None]:

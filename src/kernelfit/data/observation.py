@@ -126,7 +126,7 @@ def as_image(value: object, name: str, kinds: str = REAL, *, alone: bool = False
         ]
         likely = -1 if min(shape[:1] + shape[-1:], default=0) > _MOST_COLOURS else 1
         remedy = "give one plane of it, of colours such as [..., 1]" if alone else "; ".join(remedies[::likely])
-        of_signal = "" if alone or len(shape) != 1 else "if it is a signal, give the kernel's shape as one number; "
+        of_signal = "" if alone or len(shape) != 1 else "give the kernel's shape as one number if it is a signal, or "
         raise ValueError(
             f"got {name} with {len(shape)} dimensions (shape {shape}), need 2; "
             f"{remedy if len(shape) == 3 else of_signal + 'reshape it to rows and columns'}"
@@ -181,8 +181,9 @@ def as_array(value: object, name: str, kinds: str = REAL) -> Any:
     if dtype.kind not in kinds:
         remedy = "pass its real part or its magnitude" if dtype.kind == "c" else "convert it to numbers first"
         if dtype.kind in "SU" or (dtype.kind == "O" and array.ndim == 0):  # names of files, or nothing
-            nothing = array.ndim == 0 and array.item() is None
-            remedy = "give one" if nothing else "read the file first, as with skimage.io.imread(path)"
+            given = array.item() if array.ndim == 0 else ""
+            remedy = "give one" if given is None else "read the file first, as with skimage.io.imread(path)"
+            remedy = "pass its kernel: fit.kernel" if hasattr(given, "kernel") else remedy
         need = "real numbers (integers or floats)" if kinds == REAL else "numbers"
         raise TypeError(f"got {name} of dtype {dtype}, need {need}; {remedy}")
     return array

@@ -1,6 +1,7 @@
 """Signals in files: WAV, NPY of one or two axes, columns of a table, HDF5 and Zarr; samples along the first axis."""
 
 import io
+import itertools
 import math
 import os
 import re
@@ -17,7 +18,8 @@ from .planes import Choice
 from .read import kind_of, quiet, read_table
 from .scientific import read_hdf5, read_zarr
 
-SUFFIXES = (".wav", ".npy", ".csv", ".txt")
+_TABLES = ".csv", ".txt"
+SUFFIXES = (".wav", ".npy", *_TABLES)
 _NUMBER = re.compile(r"\s*[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
 
 
@@ -65,7 +67,7 @@ def load(path: str | os.PathLike[str], *, channel: int | str | None = None, data
         names: list[str] = []
         if is_wav(path):
             found = _read_wav(path)
-        elif path.suffix.lower() in (".csv", ".txt"):
+        elif path.suffix.lower() in _TABLES:
             names, table = _columns(path)
             found = Signal(table)
         else:
@@ -101,6 +103,16 @@ def is_signal(path: str | os.PathLike[str]) -> bool:
         return bool(np.load(path, mmap_mode="r", allow_pickle=False).ndim == 1)
     except (ValueError, OSError):
         return False
+
+
+def is_column(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file is a table of one column, by its first lines."""
+    path = Path(path)
+    if path.suffix.lower() not in _TABLES or not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        lines = [line for line in itertools.islice(file, 16) if line.strip() and not line.lstrip().startswith("#")]
+    return len(lines) > 1 and not any(re.search(r"[;,\s]", line.strip()) for line in lines)
 
 
 def _read_wav(path: Path) -> Signal:
