@@ -115,8 +115,8 @@ ROOMS = {
     "diagnostics/test_omission.py": [
         ("diagnostics/omission.py", "np.concatenate([-share", "np.concatenate([share", "make_up_for"),
         ("diagnostics/omission.py", "_MATTERS = 10.0, 0.5", "_MATTERS = -1.0, 0.5", "leaves_nothing_out"),
-        ("diagnostics/omission.py", "power *= weights[", "power *= 1 + 0 * weights[", "tiles_are_all_over"),
-        ("diagnostics/omission.py", "fromkeys([*order[best], *order])", "fromkeys(order)", "tiles_are_all_over"),
+        ("diagnostics/tiles.py", "power *= weights[", "power *= 1 + 0 * weights[", "tiles_are_all_over"),
+        ("diagnostics/tiles.py", "fromkeys([*order[best], *order])", "fromkeys(order)", "tiles_are_all_over"),
         ("diagnostics/omission.py", "- plan.before[axis] + 0.5", "- plan.before[axis] + 0.0", "of_each_cell"),
         ("analysis/field.py", "np.hstack([factor, beyond])", "np.hstack([factor, 0 * beyond])", "all_that_is_unknown")],
     "diagnostics/test_rounding.py": [

@@ -8,7 +8,7 @@ import kernelfit
 from helpers import assert_close
 from kernelfit.core.findings import Verdict
 from kernelfit.data.plan import make_plan
-from kernelfit.diagnostics import hanging, whiteness
+from kernelfit.diagnostics import hanging, tiles, whiteness
 
 SHAPE = (240, 290)
 
@@ -120,36 +120,33 @@ def test_the_sums_are_those_of_pairs_of_neighbours(weighted):
     assert_close(hanging.sums_of(left, targets, known, root), expected, 1e-12)
 
 
-@pytest.mark.parametrize(("weighted", "stride"), [(False, 1), (True, 1), (True, (2, 1))])
-def test_what_is_looked_at_in_parts_is_the_whole(weighted, stride, monkeypatch):
+@pytest.mark.parametrize(("weighted", "stride"), [(False, (1, 1)), (True, (1, 1)), (True, (2, 1))])
+def test_what_is_looked_at_in_tiles_is_the_whole_there(weighted, stride):
     image, clean = stars(2, varied=False)
     rng = np.random.default_rng(8)
-    target = clean + noise_of("white", clean, rng)
-    target = target[:: stride[0], :: stride[1]] if stride != 1 else target
+    target = (clean + noise_of("white", clean, rng))[:: stride[0], :: stride[1]]
     weights = np.where(rng.random(target.shape) < 0.9, rng.uniform(0.5, 2, target.shape), 0.0) if weighted else None
-    fit = kernelfit.find_kernel(image, target, (5, 7), variation=1, background=0, weights=weights, stride=stride)
-    plan = make_plan(
-        image, target, kernelfit.Model((5, 7), stride=stride, variation=kernelfit.Polynomial(1)), kernelfit.Selection()
-    )
+    field, settings = kernelfit.Polynomial(1), {"background": 0, "weights": weights, "stride": stride}
+    fit = kernelfit.find_kernel(image, target, (5, 7), variation=field, **settings)
+    plan = make_plan(image, target, kernelfit.Model((5, 7), stride=stride, variation=field), kernelfit.Selection())
     (observation,) = plan.groups[0]
-    own = None if weights is None else weights[observation.geometry.used]
-    found = []
-    for side in (64, 1000):
-        monkeypatch.setattr(whiteness, "_AT_ONCE", side)
-        found.append(whiteness._whole(observation, fit, (0, 1), own))
-    (left, targets, known, root, around), whole = found
-    size = tuple(
-        step * (n - 1) + k for step, n, k in zip(np.broadcast_to(stride, 2), left.shape[1:], (5, 7), strict=True)
-    )
+    own = np.ones(observation.size) if weights is None else weights[observation.geometry.used]
+    bright = tiles.telling([observation], fit, [own] if weighted else None)
+    ((left, targets, known, root, around),), share = whiteness._seen_again([observation], fit, None, bright)
+    starts = [start for _, part in bright[0] for start in part.starts]
+    assert share == bright[1] > 0.9
+    residual = fit.residual(image, target)[observation.geometry.used]
+    size = tuple(step * (n - 1) + k for step, n, k in zip(stride, observation.size, (5, 7), strict=True))
     blocks = np.stack([one.block(0, 0, size) for one in observation.sources])
     blocks -= np.median(blocks, axis=(1, 2), keepdims=True)
     windows = np.lib.stride_tricks.sliding_window_view(np.square(blocks).sum(axis=0), (5, 7)).sum(axis=(2, 3))
-    step, pace = np.broadcast_to(stride, 2)
-    expected = windows[::step, ::pace] * (1.0 if own is None else own)
-    assert_close(whole[4][0][known[0]], expected[known[0]], 1e-4)
-    assert left.shape == (1, *observation.size)
-    assert (known == whole[2]).all()
-    for one, other in ((left, whole[0]), (targets, whole[1]), (around, whole[4])):
-        assert_close(one[known], other[known], 1e-2 if one is around else 1e-9)
-    assert (root is None) == (weights is None)
-    assert root is None or (root == whole[3]).all()
+    windows = windows[:: stride[0], :: stride[1]] * own
+    for at, (row, col) in enumerate(starts):
+        here = np.s_[row : row + 32, col : col + 32]
+        assert (known[at] == (own[here] > 0)).all()
+        assert_close(left[at], residual[here] * np.sqrt(own[here]), 1e-8)
+        assert_close(targets[at], target[observation.geometry.used][here] * np.sqrt(own[here]), 1e-12)
+        assert root is None or (root[at] == np.sqrt(own[here])).all()
+    brightest = int(np.argmax(around.max(axis=(1, 2))))
+    row, col = starts[brightest]
+    assert_close(around[brightest], windows[row : row + 32, col : col + 32], 0.1)

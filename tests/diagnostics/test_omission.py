@@ -12,7 +12,7 @@ from helpers import assert_close
 from kernelfit.core.findings import Verdict
 from kernelfit.core.omitted import Omitted
 from kernelfit.data.plan import make_plan
-from kernelfit.diagnostics import omission, samples
+from kernelfit.diagnostics import omission, samples, tiles
 
 SHAPE, SIDES = (300, 380), (9, 11)
 
@@ -133,7 +133,8 @@ def test_the_sums_are_those_of_the_pixels_of_each_cell(convention, sides):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", [None, kernelfit.GaussianProcess("squared-exponential")])
-def test_what_the_fitted_functions_make_up_for_is_that_of_all_pixels(solver):
+def test_what_the_fitted_functions_make_up_for_is_that_of_all_pixels(solver, monkeypatch):
+    monkeypatch.setattr(omission, "_TILES", 80)  # all there are
     rng = np.random.default_rng(4)
     shape, sides = (256, 320), (3, 4)
     image = rng.normal(size=shape)
@@ -215,7 +216,8 @@ def test_tiles_are_all_over_the_field_and_where_the_image_tells_the_most():
     target = image[2:-2, 1:-1]
     plan = make_plan(image, target, kernelfit.Model((5, 3), mode="valid"), kernelfit.Selection())
     (observation,) = plan.groups[0]
-    places = np.array(omission._places(observation, None))
+    found, share = tiles.telling_places(observation, None)
+    places = np.array(found)
     assert len({tuple(p) for p in places}) == len(places) == 128
     assert len({(r * 8 // 526, c * 8 // 608) for r, c in places + 16}) > 55
     assert (places >= 0).all()
@@ -224,5 +226,8 @@ def test_tiles_are_all_over_the_field_and_where_the_image_tells_the_most():
     assert bright <= {tuple(p) for p in places}
     weights = np.ones(target.shape)
     weights[280:350, 180:260] = 0.0
-    seen = omission._places(observation, weights)
+    cells = np.square(image[2:514, 1:609] - np.median(image)).reshape(16, 32, 19, 32).sum(axis=(1, 3))
+    told = sum(cells[r // 32, c // 32] for r, c in found)
+    assert share == pytest.approx(told / cells.sum(), rel=1e-3)
+    seen, _ = tiles.telling_places(observation, weights)
     assert not {(288, 192), (288, 224)} & set(seen)

@@ -3,12 +3,12 @@
 Polynomials of the next two degrees, each with a kernel of its own, are held against the residual: kernels of a few
 shapes, smooth or like the changes that were found, from a Gaussian process whose amplitude has the largest evidence.
 What of them the fitted functions make up for is taken off. Where the evidence is clear, the errors at a place hold what
-is left out there. Looked at are tiles all over the field, and those that hold most of what the image tells.
+is left out there.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
@@ -19,8 +19,7 @@ from ..core.omitted import Omitted
 from ..core.polynomials import powers
 from ..core.validation import Array
 from ..core.variation import Polynomial
-from ..data.chunked import behind
-from ..data.observation import Observation, Weights
+from ..data.observation import Observation
 from ..solvers.evidence import Kind, covariance_of
 from ..solvers.projection import Grid
 from . import samples
@@ -28,12 +27,10 @@ from .tiles import Part
 
 #: Degrees beyond those fitted, and shapes of kernels.
 _MORE, _SHAPES = 2, 15
-#: Side of the cells in which the functions are taken for constant, and of the tiles.
-_CELL, _SIDE = 16, 32
-#: The field is cut into so many parts along either axis, one tile in each being looked at; so many in all, and at once.
-_PARTS, _TILES, _AT_ONCE = 8, 128, 16
-#: Pixels up to which all are looked at for where the image tells the most, and rows at a time.
-_WHOLE, _ROWS = 2**24, 256
+#: Side of the cells in which the functions are taken for constant.
+_CELL = 16
+#: Tiles of a pair that are looked at, from the one that tells the most.
+_TILES = 64
 #: Of a kernel of least squares: how many times its own width the changes are smooth over; standard errors of a tap.
 _SMOOTH, _SEEN = 1.8, 3.0
 #: How many times the squares of its errors those of a change are that others may be like; the variance of such ones.
@@ -44,14 +41,12 @@ _CLEARLY, _MATTERS = 10.0, 0.5
 _BESIDE = (Verdict.SOLVED, Verdict.NOISE_DOMINATES)
 
 
-def told(
-    observations: Sequence[Observation], fit: Estimate, weights: Sequence[Weights] | None, read: list[Part]
-) -> Estimate:
-    """Return a fit that knows of what its functions of the place leave out; the same where nothing shows."""
+def told(fit: Estimate, parts: Sequence[Part]) -> Estimate:
+    """Return a fit that knows of what its functions of the place leave out; the same where nothing shows in tiles."""
     field, shapes = fit.convention.field, _shapes(fit)
-    if field is None or shapes is None or any(len(one.sources) != len(fit.kernel) for one in observations):
+    if field is None or shapes is None or any(len(one.sources) != len(fit.kernel) for one, _ in parts):
         return fit
-    found = _of(observations, fit, weights, read, *shapes)
+    found = _of(fit, parts, *shapes)
     if found is None:
         return fit
     omitted, evidence = found
@@ -112,32 +107,21 @@ def _shapes(fit: Estimate) -> tuple[Array, Array] | None:
     return vectors[:, some].T[kept], amplitude**2 * values[some][kept]
 
 
-def _of(
-    observations: Sequence[Observation],
-    fit: Estimate,
-    weights: Sequence[Weights] | None,
-    read: list[Part],
-    shapes: Array,
-    variances: Array,
-) -> tuple[Omitted, float] | None:
+def _of(fit: Estimate, parts: Sequence[Part], shapes: Array, variances: Array) -> tuple[Omitted, float] | None:
     """Return what is left out, and the evidence whatever the noise; None where nothing shows in even noise."""
     every = Polynomial(fit.convention.field.variation.degree + _MORE)  # type: ignore[union-attr]
     n, fitted = every.n_functions, len(fit.kernel)
     gram, score, loud = np.zeros((n * n, len(shapes) ** 2)), np.zeros((n, len(shapes))), np.zeros(len(shapes))
-    for at, observation in enumerate(observations):
-        parts: Iterable[samples.Sample] = [p for o, p in read if o is observation]
-        own = None if weights is None else weights[at]
-        starts = _places(observation, own)
-        if starts:
-            some = (starts[i : i + _AT_ONCE] for i in range(0, len(starts), _AT_ONCE))
-            place, side = (at, len(observations)), (_SIDE, _SIDE)
-            parts = (samples.sample(observation, fit, place, own, side, few) for few in some)
-        for part in parts:
-            g, s, own_loud, rows, cols = _sums(observation, part, shapes.reshape(-1, *fit.kernel.shape[1:]))
-            values = every.at(rows, cols, observation.geometry.image_shape)
-            gram += (values[:, None] * values).reshape(n * n, -1) @ g.reshape(len(g), -1)
-            score += values @ s
-            loud += own_loud
+    seen: dict[int, int] = {}
+    for observation, part in parts:
+        if seen.get(id(observation), 0) >= _TILES:
+            continue
+        seen[id(observation)] = seen.get(id(observation), 0) + len(part.left)
+        g, s, own_loud, rows, cols = _sums(observation, part, shapes.reshape(-1, *fit.kernel.shape[1:]))
+        values = every.at(rows, cols, observation.geometry.image_shape)
+        gram += (values[:, None] * values).reshape(n * n, -1) @ g.reshape(len(g), -1)
+        score += values @ s
+        loud += own_loud
     if not gram.any():
         return None
     many, power = fitted * len(shapes), fit.noise_std**2
@@ -181,34 +165,6 @@ def _beside_noise(fit: Estimate, omitted: Omitted) -> float:
     size = np.array([1.0 / ((2 * i + 1) * (2 * j + 1)) for i, j in powers(omitted.degree)])  # mean squares
     noise = float(size[: len(fit.kernel)] @ np.square(fit.stderr).sum(axis=(1, 2)))
     return math.sqrt(float(size @ np.square(omitted.mix).sum(axis=(1, 2))) / max(noise, 1e-300))
-
-
-def _places(observation: Observation, weights: Weights | None) -> list[tuple[int, int]]:
-    """Return where tiles begin that tell the most of a pair; none if it is not to be read for that."""
-    plan, image = observation.geometry, observation.sources[0]
-    counts = [n // _SIDE for n in plan.size]
-    if min(counts) < 1 or plan.n_pixels > _WHOLE or behind(image.array)[0] is not None:
-        return []
-    (step, pace), (height, width) = plan.stride, plan.kernel_shape
-    energy, rows = np.empty((counts[0], counts[1])), max(_SIDE, _ROWS // step // _SIDE * _SIDE)
-    used = counts[1] * _SIDE
-    sky = None
-    for first in range(0, counts[0] * _SIDE, rows):
-        count = min(rows, counts[0] * _SIDE - first)
-        block = image.block(step * first + height // 2, width // 2, (step * (count - 1) + 1, pace * (used - 1) + 1))
-        block = block[::step, ::pace]
-        sky = float(np.nanmedian(block[::4, ::4])) if sky is None else sky
-        power = np.nan_to_num(np.square(block - sky), posinf=0.0)  # what is not finite does not count
-        if weights is not None:
-            power *= weights[first : first + count, :used]
-        power = power.reshape(count // _SIDE, _SIDE, counts[1], _SIDE).sum(axis=(1, 3))
-        energy[first // _SIDE : (first + count) // _SIDE] = power
-    row, col = np.indices(energy.shape)
-    part = (row * _PARTS // counts[0]) * _PARTS + col * _PARTS // counts[1]
-    order = np.argsort(-energy, axis=None)
-    _, best = np.unique(part.ravel()[order], return_index=True)
-    chosen = dict.fromkeys([*order[best], *order])
-    return [(int(at // counts[1]) * _SIDE, int(at % counts[1]) * _SIDE) for at in list(chosen)[:_TILES]]
 
 
 def _sums(observation: Observation, part: samples.Sample, shapes: Array) -> tuple[Array, Array, Array, Array, Array]:

@@ -21,6 +21,9 @@ Part = tuple[Observation, samples.Sample]
 _PIXELS_PER_TILE, _FEWEST, _MOST, _PAIRS, _SIDE, _LEAST = 2**17, 9, 64, 16, 64, 16
 #: Pixels up to which a pair is small, and its tiles.
 _SMALL = 2**18, 16
+#: Tiles that tell the most: their side; the field is cut into so many parts along either axis, one tile in each being
+#: looked at; so many in all, and at once; pixels up to which all are looked at for it, and rows at a time.
+_CELL, _PARTS, _TELLING, _AT_ONCE, _TOLD, _ROWS = 32, 8, 128, 16, 2**24, 256
 #: Noise that decides whether a pixel is saturated, in standard deviations.
 _REACH = 4.0
 
@@ -44,6 +47,52 @@ def read(
             sides, starts = observation.size, [(0, 0)]
         parts.append((observation, samples.sample(observation, estimate, (at, n), own, sides, starts, memo)))
     return [(o, p) for o, p in parts if p.known.any()]
+
+
+def telling(
+    observations: Sequence[Observation], estimate: Estimate, weights: Sequence[Weights] | None
+) -> tuple[list[Part], float]:
+    """Read tiles that tell the most, all over the field, and return their share of it; none if a pair has none."""
+    parts, shares = [], []
+    for at, observation in enumerate(observations):
+        own = None if weights is None else weights[at]
+        starts, share = telling_places(observation, own)
+        if not starts:
+            return [], 0.0
+        shares.append(share)
+        for i in range(0, len(starts), _AT_ONCE):
+            some, side = starts[i : i + _AT_ONCE], (_CELL, _CELL)
+            parts.append((observation, samples.sample(observation, estimate, (at, len(observations)), own, side, some)))
+    return parts, min(shares)
+
+
+def telling_places(observation: Observation, weights: Weights | None) -> tuple[list[Shape], float]:
+    """Return where tiles of a pair begin that tell the most, and their share of it; none if it is not read for that."""
+    plan, image = observation.geometry, dataclasses.replace(observation.sources[0], weight=None)
+    counts = [n // _CELL for n in plan.size]
+    if min(counts) < 1 or plan.n_pixels > _TOLD or behind(image.array)[0] is not None:
+        return [], 0.0
+    (step, pace), (height, width) = plan.stride, plan.kernel_shape
+    energy, rows = np.empty((counts[0], counts[1])), max(_CELL, _ROWS // step // _CELL * _CELL)
+    used = counts[1] * _CELL
+    sky = None
+    for first in range(0, counts[0] * _CELL, rows):
+        count = min(rows, counts[0] * _CELL - first)
+        block = image.block(step * first + height // 2, width // 2, (step * (count - 1) + 1, pace * (used - 1) + 1))
+        block = block[::step, ::pace]
+        sky = float(np.nanmedian(block[::4, ::4])) if sky is None else sky
+        power = np.nan_to_num(np.square(block - sky), posinf=0.0)  # what is not finite does not count
+        if weights is not None:
+            power *= weights[first : first + count, :used]
+        power = power.reshape(count // _CELL, _CELL, counts[1], _CELL).sum(axis=(1, 3))
+        energy[first // _CELL : (first + count) // _CELL] = power
+    row, col = np.indices(energy.shape)
+    part = (row * _PARTS // counts[0]) * _PARTS + col * _PARTS // counts[1]
+    order = np.argsort(-energy, axis=None)
+    _, best = np.unique(part.ravel()[order], return_index=True)
+    chosen = list(dict.fromkeys([*order[best], *order]))[:_TELLING]
+    share = float(energy.ravel()[chosen].sum() / max(float(energy.sum()), 1e-300))
+    return [(int(at // counts[1]) * _CELL, int(at % counts[1]) * _CELL) for at in chosen], share
 
 
 def thinned(parts: Sequence[Part], observation: Observation) -> samples.Sample | None:

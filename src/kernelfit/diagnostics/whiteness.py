@@ -21,8 +21,8 @@ from ..data.extent import Extent, runs
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
 from . import hanging
 from .parts import REACH, Parts, farthest, products
-from .samples import Memo, places_of_noise, sample
-from .tiles import Part, root_of, thinned
+from .samples import Memo, Sample, places_of_noise, sample
+from .tiles import Part, root_of, telling, thinned
 
 #: Runs of planes looked at in volumes.
 _RUNS = 2
@@ -42,8 +42,6 @@ _TOP, _RANKED, _BY_CHANCE, _HALF, _FEW = (8, 16, 64, 256), 5.0, 1e-7, 0.5, 1 / 6
 #: Pairs of up to so many pixels are looked at whole where the tiles hold less than such a share of the prediction's
 #: variance, or few pixels all of it.
 _WHOLE, _ELSEWHERE = 2**20, 0.25
-#: The side of what of such a pair is looked at at once, where there are several sources.
-_AT_ONCE = 256
 #: Share of the image's energy in as many target pixels as taps from which on nothing can speak against a kernel.
 _ALL_OF_IT = 0.9
 #: Below this it may be rounding to single precision, which grows with the signal.
@@ -52,6 +50,10 @@ _SINGLE = 1e-6
 _NEVER = 1e-9
 #: The correction's own filter is cut off where it has fallen to this share.
 _CUT = 1e-3
+
+
+#: Of tiles: residual, target, what counts, the roots of the weights, and the image's energy around each pixel.
+_Seen = tuple[Array, Array, npt.NDArray[np.bool_], Array | None, Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,18 +169,20 @@ def look(
     misfits: Sequence[Finding] = (),
     memo: Memo | None = None,
     read: list[Part] | None = None,
+    bright: tuple[list[Part], float] | None = None,
     coloured: bool = True,
 ) -> Estimate:
     """Return a fit with findings if its residual is not white, or not as even, enough for its error bars."""
     # Residuals above `most` are outliers. Weights `declared` to be inverse variances make the noise 1. What is but
     # rounding beside the target's root mean square, `level`, is not looked at. `misfits` are told instead: a model that
     # does not hold leaves a residual that is neither white nor even. The `memo` keeps what other targets share, `read`
-    # are tiles that were read before. Errors that allow for a residual that is not white say `coloured=False`.
+    # are tiles that were read before, `bright` those of `tiles.telling`. Errors that allow for a residual that is not
+    # white say `coloured=False`.
     if misfits:
         return functools.reduce(with_finding, misfits, fit)
     if not fit.noise_std > _ROUNDING * level or any(f.verdict is Verdict.NOT_CONVERGED for f in fit.findings):
         return fit  # what is left tells of the iterations, not of the noise
-    check = examine(observations, fit, weights, most, memo, read)
+    check = examine(observations, fit, weights, most, memo, read, bright)
     varies = None if check.together is None else hanging.told(fit, check.together)
     if varies is not None:
         return with_finding(fit, varies)
@@ -221,6 +225,7 @@ def examine(
     most: float = math.inf,
     memo: Memo | None = None,
     read: list[Part] | None = None,
+    bright: tuple[list[Part], float] | None = None,
 ) -> NoiseCheck:
     """Return what a sample of the residual of pairs, times the root of their weights, says of the noise."""
     ndim = 2 if observations[0].plane is None else 3
@@ -263,8 +268,10 @@ def examine(
         near = farthest(c.shape) <= reach
         alike = float(np.sum(np.square(c[near] / variance)))  # squares of correlated residuals that tell the same
         residuals, models = (np.concatenate(some) for some in zip(*seen, strict=True))
-        if _elsewhere(models, fit) and ndim == 2 and sum(o.geometry.n_pixels for o in observations) <= _WHOLE:
-            residuals, models, few, together = _of_all(observations, fit, weights, most)
+        if ndim == 2 and _elsewhere(models, fit):
+            some = _seen_again(observations, fit, weights, bright)
+            if some is not None:
+                residuals, models, few, together = _of_all(*some, fit, most)
         if together is not None:
             together[1] *= 2.0 * alike - 1.0  # so do products of neighbours, and up to twice as much
         growth = _unevenness(residuals, models, alike, fit.rank)
@@ -289,48 +296,55 @@ def _elsewhere(model: Array, fit: Estimate) -> bool:
     return few or float(reach.mean()) < _ELSEWHERE * explained
 
 
-def _of_all(
-    observations: Sequence[Observation], fit: Estimate, weights: Sequence[Weights] | None, most: float
-) -> tuple[Array, Array, float, Array | None]:
-    """Return residuals and predictions of all pixels that count, the share of the energy in as many as taps, more."""
+def _seen_again(
+    observations: Sequence[Observation],
+    fit: Estimate,
+    weights: Sequence[Weights] | None,
+    bright: tuple[list[Part], float] | None,
+) -> tuple[list[_Seen], float] | None:
+    """Return all of pairs that are not large, where a kernel varies the tiles that tell the most, and their share."""
+    if fit.convention.field is not None:
+        parts, share = telling(observations, fit, weights) if bright is None else bright
+        if parts:
+            return [_joined([_seen(one, part) for o, part in parts if o is one]) for one in observations], share
+    if sum(one.geometry.n_pixels for one in observations) > _WHOLE:
+        return None
+    own = [None] * len(observations) if weights is None else weights
+    places = [(at, len(observations)) for at in range(len(observations))]
+    every = zip(observations, places, own, strict=True)
+    return [_seen(one, sample(one, fit, place, some, one.size, [(0, 0)])) for one, place, some in every], 1.0
+
+
+def _joined(seen: list[_Seen]) -> _Seen:
+    left, targets, known, root, around = zip(*seen, strict=True)
+    some = None if root[0] is None else np.concatenate(root)
+    return np.concatenate(left), np.concatenate(targets), np.concatenate(known), some, np.concatenate(around)
+
+
+def _of_all(seen: list[_Seen], share: float, fit: Estimate, most: float) -> tuple[Array, Array, float, Array | None]:
+    """Return residuals and predictions of pixels, the share of the energy in as many as taps, more."""
     # More: what `hanging` makes of a kernel that varies.
-    seen, energies, together = [], [], None if fit.convention.field is None else np.zeros(3)
-    for at, one in enumerate(observations):
-        own = None if weights is None else weights[at]
-        left, targets, known, root, around = _whole(one, fit, (at, len(observations)), own)
-        seen.append(_predicted(left, targets, known & (np.abs(left) <= most), root))
+    both, energies, together = [], [], None if fit.convention.field is None else np.zeros(3)
+    for left, targets, known, root, around in seen:
+        both.append(_predicted(left, targets, known & (np.abs(left) <= most), root))
         if together is not None:
             together += hanging.sums_of(left, targets, known, root)
         energies.append(around[known & (np.abs(left) <= most)])
-    residuals, models = (np.concatenate(some) for some in zip(*seen, strict=True))
+    residuals, models = (np.concatenate(some) for some in zip(*both, strict=True))
     energy = np.concatenate(energies)
     few = np.partition(energy, -fit.rank)[-fit.rank :] if fit.rank < energy.size else energy
-    return residuals, models, float(few.sum() / max(float(energy.sum()), 1e-300)), together
+    return residuals, models, share * float(few.sum() / max(float(energy.sum()), 1e-300)), together
 
 
-def _whole(
-    one: Observation, fit: Estimate, place: tuple[int, int], weights: Weights | None
-) -> tuple[Array, Array, npt.NDArray[np.bool_], Array | None, Array]:
+def _seen(one: Observation, part: Sample) -> _Seen:
     """Return residual, target, what counts, the roots of the weights, and the image's energy around each pixel."""
-    rows, cols = one.size
-    left, targets, around = np.empty((3, 1, rows, cols))
-    known, root = np.empty((1, rows, cols), dtype=bool), None if weights is None else np.empty((1, rows, cols))
-    side = max(rows, cols) if len(one.sources) == 1 else _AT_ONCE  # of many sources parts that stay in the cache
     (height, width), (step, pace) = one.geometry.kernel_shape, one.geometry.stride
-    for row in range(0, rows, side):
-        for col in range(0, cols, side):
-            shape = min(side, rows - row), min(side, cols - col)
-            part = sample(one, fit, place, weights, shape, [(row, col)])
-            tile = np.s_[:, row : row + shape[0], col : col + shape[1]]
-            left[tile], targets[tile], known[tile] = part.left, part.targets, part.known
-            if root is not None:
-                root[tile] = part.root
-            sky = np.median(part.blocks, axis=(1, 2, 3), keepdims=True)
-            squares = np.pad(np.sum((part.blocks - sky) ** 2, axis=0), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
-            sums = squares[:, height:] - squares[:, :-height]
-            sums = sums[..., width:] - sums[..., :-width]
-            around[tile] = np.maximum(sums[:, ::step, ::pace], 0.0) * (1.0 if part.root is None else part.root**2)
-    return left, targets, known, root, around
+    sky = np.median(part.blocks, axis=(1, 2, 3), keepdims=True)
+    squares = np.pad(np.sum((part.blocks - sky) ** 2, axis=0), ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
+    sums = squares[:, height:] - squares[:, :-height]
+    sums = sums[..., width:] - sums[..., :-width]
+    around = np.maximum(sums[:, ::step, ::pace], 0.0) * (1.0 if part.root is None else part.root**2)
+    return part.left, part.targets, part.known, part.root, around
 
 
 @functools.lru_cache(16)

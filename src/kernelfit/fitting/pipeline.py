@@ -498,17 +498,20 @@ def diagnosed(
     # that weights are inverse variances, `level` is the target's root mean square. The `memo` keeps what targets share.
     some, own = sampled(observations, weights)
     parts = tiles.read(some, estimate, own, memo)
+    varies = estimate.convention.field is not None
+    bright = tiles.telling(observations, estimate, weights) if varies else None
     wrong = shallow(observations, estimate, weights) + misfits(parts, estimate, weighted=weights is not None)
     estimate = whiteness.look(
         observations, estimate, weights,
-        most=most, declared=declared, level=level, misfits=wrong, memo=memo, read=parts,
+        most=most, declared=declared, level=level, misfits=wrong, memo=memo, read=parts, bright=bright,
         coloured=noise.covariance == "plain",  # sandwich errors clear correlated noise, and nothing else
     )  # fmt: skip
     if edges:
         outer, seen = with_edges(observations, estimate)
         (doubted,) = boundary.doubt(outer, [seen], memo)
         estimate = estimate if doubted is seen else dataclasses.replace(doubted, weights=estimate.weights)
-    estimate = omission.told(observations, estimate, weights, parts)
+    if bright is not None:
+        estimate = omission.told(estimate, bright[0] or parts)
     if not integers:
         return estimate
     estimate = quantization.judged(estimate, observations, 0, workers, weights, parts)
