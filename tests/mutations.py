@@ -117,6 +117,7 @@ ROOMS = {
         ("diagnostics/omission.py", "_MATTERS = 10.0, 0.5", "_MATTERS = -1.0, 0.5", "leaves_nothing_out"),
         ("diagnostics/tiles.py", "power *= weights[", "power *= 1 + 0 * weights[", "tiles_are_all_over"),
         ("diagnostics/tiles.py", "fromkeys([*order[best], *order])", "fromkeys(order)", "tiles_are_all_over"),
+        ("diagnostics/omission.py", "reshape(-1, n).mean(axis=0)", "reshape(-1, n).mean()", "variance_of_its_own"),
         ("diagnostics/omission.py", "- plan.before[axis] + 0.5", "- plan.before[axis] + 0.0", "of_each_cell"),
         ("analysis/field.py", "np.hstack([factor, beyond])", "np.hstack([factor, 0 * beyond])", "all_that_is_unknown")],
     "diagnostics/test_rounding.py": [

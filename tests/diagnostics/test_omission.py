@@ -231,3 +231,18 @@ def test_tiles_are_all_over_the_field_and_where_the_image_tells_the_most():
     assert share == pytest.approx(told / cells.sum(), rel=1e-3)
     seen, _ = tiles.telling_places(observation, weights)
     assert not {(288, 192), (288, 224)} & set(seen)
+
+
+def test_each_shape_has_a_variance_of_its_own():
+    rng = np.random.default_rng(9)
+    truth = np.array([4.0, 0.3, 0.02])
+    design = rng.normal(size=(400, 300)) * 3
+    drawn = rng.standard_normal(300) * np.sqrt(np.tile(truth, 100))
+    told = design.T @ design
+    told[2::3], told[:, 2::3] = 0.0, 0.0  # nothing tells of the last
+    pulled = told @ drawn + np.linalg.cholesky(told + 1e-9 * np.eye(300)) @ rng.standard_normal(300)
+    found = omission._of_each(told, pulled, 1.0, 3)
+    assert_close(found, np.tile(found[:3], 100), 0.0)
+    assert found[0] == pytest.approx(4.0, rel=0.3)
+    assert found[1] == pytest.approx(0.3, rel=0.3)
+    assert found[2] == pytest.approx(1.0)

@@ -1,9 +1,9 @@
 """How much a kernel varies beyond the polynomials of the place that were fitted, and what that makes its errors.
 
 Polynomials of the next two degrees, each with a kernel of its own, are held against the residual: kernels of a few
-shapes, smooth or like the changes that were found, from a Gaussian process whose amplitude has the largest evidence.
-What of them the fitted functions make up for is taken off. Where the evidence is clear, the errors at a place hold what
-is left out there.
+shapes, smooth or like the changes that were found, from a Gaussian process whose amplitude has the largest evidence;
+then each shape has its own. What of them the fitted functions make up for is taken off. Where the evidence is clear,
+the errors at a place hold what is left out there.
 """
 
 import dataclasses
@@ -37,6 +37,8 @@ _SMOOTH, _SEEN = 1.8, 3.0
 _HEARD, _ALIKE = 4.0, 0.1
 #: The log evidence that counts; what is left out is told from such a share of what noise makes of the errors on.
 _CLEARLY, _MATTERS = 10.0, 0.5
+#: Steps towards the variances of the shapes.
+_STEPS = 5
 #: Verdicts beside which what is left out is told.
 _BESIDE = (Verdict.SOLVED, Verdict.NOISE_DOMINATES)
 
@@ -132,9 +134,10 @@ def _of(fit: Estimate, parts: Sequence[Part], shapes: Array, variances: Array) -
     rest = whole[many:, many:] - mixed.T @ share
     pull = score.ravel()[many:] - share.T @ score.ravel()[:many]
     scale = np.tile(np.sqrt(variances), n - fitted)
-    values, vectors = scipy.linalg.eigh(rest * np.multiply.outer(scale, scale) / power)
+    told, pulled = rest * np.multiply.outer(scale, scale) / power, pull * scale / power
+    values, vectors = scipy.linalg.eigh(told)
     kept = values > 1e-9 * max(values[-1], 1e-300)
-    values, pull = values[kept], (vectors.T @ (pull * scale / power))[kept]
+    values, pull = values[kept], (vectors.T @ pulled)[kept]
     larger, evidence = _amplitude(values, pull)
     if not evidence > _CLEARLY:
         return None
@@ -146,7 +149,8 @@ def _of(fit: Estimate, parts: Sequence[Part], shapes: Array, variances: Array) -
         amplitudes = np.array([prior.amplitude for prior in fit.priors]) / fit.priors[-1].amplitude
         inner[np.diag_indices_from(inner)] += power / np.multiply.outer(amplitudes**2, variances).ravel()
         share = scipy.linalg.solve(inner, mixed, assume_a="pos")
-    mix = np.concatenate([-share, np.eye(len(scale))]) * (math.sqrt(larger) * scale)
+    each = _of_each(told, pulled, larger, len(shapes))
+    mix = np.concatenate([-share, np.eye(len(scale))]) * (np.sqrt(each) * scale)
     return Omitted(shapes.reshape(-1, *fit.kernel.shape[1:]), mix.reshape(n, len(shapes), -1)), evidence
 
 
@@ -158,6 +162,19 @@ def _amplitude(values: Array, pull: Array) -> tuple[float, float]:
     score = np.log(shrunk).sum(axis=1) - tau * (pull**2 / shrunk).sum(axis=1)
     weight = np.sqrt(tau) * np.exp(-0.5 * (score - score.min()))
     return float(weight @ tau / weight.sum()), -0.5 * float(score.min())
+
+
+def _of_each(told: Array, pulled: Array, variance: float, n: int) -> Array:
+    """Return the variances of n shapes, found in the same way for each function, from that of all of them."""
+    # by expectation and maximization; of shapes that nothing tells of it stays as it is
+    each = np.full(len(pulled), variance)
+    for _ in range(_STEPS):
+        root = np.sqrt(each)
+        inner = scipy.linalg.inv(np.eye(len(root)) + told * np.multiply.outer(root, root))
+        covariance = inner * np.multiply.outer(root, root)
+        second = np.square(covariance @ pulled) + covariance.diagonal()
+        each = np.tile(second.reshape(-1, n).mean(axis=0), len(root) // n)
+    return each
 
 
 def _beside_noise(fit: Estimate, omitted: Omitted) -> float:
