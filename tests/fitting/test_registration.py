@@ -37,7 +37,7 @@ def test_a_spline_reads_between_the_pixels(fine):
         image = basis[0] @ scipy.fft.dctn(image, norm="forward") @ basis[1].T
         places = 2 * places + 0.5
     expected = scipy.ndimage.map_coordinates(image, places, order=5, mode="reflect").reshape(warped.shape)
-    assert_close(warped[~outside], expected[~outside], 1e-11)
+    assert_close(warped[~outside], expected[~outside], 1e-6)  # of single precision
 
 
 def test_bad_pixels_spoil_no_more_than_their_neighbours():
@@ -412,3 +412,30 @@ def test_where_taps_are_near_slopes_of_the_prediction_make_the_same_step():
     assert np.abs(exact.step[0]) > 5 * np.sqrt(exact.covariance[0, 0])
     assert (np.abs(near.step - exact.step) < 0.1 * np.sqrt(np.diag(exact.covariance))).all()
     assert_close(near.covariance, exact.covariance, 0.01)
+
+
+def test_a_level_above_the_values_costs_no_precision():
+    image, matrix = smooth_image(23, 31), motion("affine", (23, 31))
+    steep = np.empty((2, 2, 23, 31))
+    plain, high = (
+        Spline(image + level).at(matrix, image.shape, 1, s)[0] for level, s in zip((0, 1e6), steep, strict=True)
+    )
+    assert_close(high - 1e6, plain, 1e-6)
+    assert_close(steep[1], steep[0], 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["affine", "homography"])
+def test_after_a_short_step_the_images_follow_their_slopes(kind):
+    image, target, _, matrix = pair(kind, (80, 95))
+    search = search_of(image, target, kind)
+    one = search.round(registration_round.Place((matrix,)))
+    for factor, follows in ((0.9, True), (1.1, False)):
+        table = sum((i + 1) * g for i, g in enumerate(search.generators)) + registration.SHIFTS[1]
+        moved = [matrix @ registration.motion(1e-3 * s * table, image.shape) for s in (1, 0)]
+        length = search.length(registration_round.Place((moved[1],)), registration_round.Place((moved[0],)))
+        size = 1e-3 * factor * registration_round._SHORT / length
+        place = registration_round.Place((matrix @ registration.motion(size * table, image.shape),))
+        both = [make(place) for make in (lambda p: search.plan_after(one, p), search.plan)]
+        before, after, exact = (np.asarray(p.groups[0][0].sources[0].array[10:-10, 10:-10]) for p in (one.plan, *both))
+        assert np.array_equal(after, exact) != follows
+        assert np.linalg.norm(after - exact) < 0.02 * np.linalg.norm(exact - before)

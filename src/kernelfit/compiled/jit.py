@@ -245,9 +245,13 @@ def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any
 
 @_emitted
 def load(_context: Any, array: Any, index: Any) -> Any:
-    """Return the vector that starts at an index of an array of one axis, which is not checked."""
+    """Return the vector that starts at an index of an array of one axis, which is not checked; float32 is widened."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if array.dtype == types.float32:
+            at = _address(context, builder, signature.args[0], *args)
+            narrow = builder.load(builder.bitcast(at, ir.VectorType(ir.FloatType(), LANES).as_pointer()), align=4)
+            return builder.fpext(narrow, _LANES)
         return builder.load(_place(context, builder, signature.args[0], *args), align=8)
 
     return _vector(array, types.intp), emit

@@ -22,7 +22,7 @@ def put(array: Array, index: int, number: float) -> None:
 
 def load(array: Array, index: int) -> Array:
     """Return the vector that starts at an index of an array of one axis."""
-    return array[index : index + LANES].copy()
+    return array[index : index + LANES].astype(np.float64)
 
 
 def repeated(array: Array, index: int) -> Array:

@@ -42,14 +42,18 @@ def _mirrored(i, n):
 
 
 @jit_sum
-def _read(flat, at, step, down, across, c, sums):
-    """Return the sum over six rows and columns, the first pixel at `at`, with the weights of a place; two are spare."""
-    n = len(down) // 6
+def _down(flat, at, step, down, n, c, sums):
+    """Put the sums over six rows into `sums`, the first pixel at `at`, with the weights of a place; two are spare."""
     for part in range(0, 8, LANES):
         total = zeros()
         for a in range(6):
             total = total + repeated(down, a * n + c) * load(flat, at + a * step + part)
         store(sums, part, total)
+
+
+@jit_sum
+def _across(sums, across, n, c):
+    """Return the sum over six columns of these."""
     first = item(across, c) * item(sums, 0) + item(across, n + c) * item(sums, 1)
     second = item(across, 2 * n + c) * item(sums, 2) + item(across, 3 * n + c) * item(sums, 3)
     return first + second + (item(across, 4 * n + c) * item(sums, 4) + item(across, 5 * n + c) * item(sums, 5))
@@ -75,15 +79,31 @@ def _places(table, row, reach, n_rows, n_cols, outside, down, across):
 
 
 @jit_sum
+def _turned(table, row, down, across):
+    """Make derivatives with the place of what is read along a row those with the row and the column of the pixels."""
+    for c in range(len(down)):
+        y, x, over = _place(table, row, float(c))
+        dy, dx = down[c] / over, across[c] / over
+        down[c] = (table[0] - y * table[6]) * dy + (table[3] - x * table[6]) * dx
+        across[c] = (table[1] - y * table[7]) * dy + (table[4] - x * table[7]) * dx
+
+
+@jit_sum
 def warp_rows(coefficients, matrix, first, reach, out, outside, slopes):
-    """Read rows of the warped image, from the row `first` on, from the coefficients of the image's quintic spline."""
+    """Read rows of the warped image, from the row `first` on, from the float32 coefficients of its quintic spline."""
     # The pixel (row, col) is read at ``matrix @ (row, col, 1)``, divided by the last. `outside` tells which lie further
     # than `reach` beyond the centres of the pixels at the edge; those are read from the mirrored image, at most its
     # width away. `slopes` takes the derivatives of the warped image with row and column, if it has any rows.
     (n_rows, n_cols), n = coefficients.shape, out.shape[1]
     flat, sloped, m = coefficients.reshape(-1), slopes.shape[1] > 0, matrix
     table = (m[0, 0], m[0, 1], m[0, 2], m[1, 0], m[1, 1], m[1, 2], m[2, 0], m[2, 1], m[2, 2])
-    rows, cols, weights, near, sums = np.empty(n), np.empty(n), np.empty((4, 6, n)), np.zeros(48), np.empty(8)
+    rows, cols, weights, near, sums = (
+        np.empty(n),
+        np.empty(n),
+        np.empty((4, 6, n)),
+        np.zeros(48, np.float32),
+        np.empty(8),
+    )
     down, across = weights[0].reshape(-1), weights[1].reshape(-1)
     fall, lean = weights[2].reshape(-1), weights[3].reshape(-1)
     for r in range(out.shape[0]):
@@ -96,26 +116,40 @@ def warp_rows(coefficients, matrix, first, reach, out, outside, slopes):
             _steepness(cols, weights[3])
         for c in range(n):
             i, j = int(np.floor(rows[c])), int(np.floor(cols[c]))
-            dy = dx = 0.0
+            dy = 0.0
             if 2 <= i < n_rows - 4 and 2 <= j < n_cols - 3:  # beyond the last row nothing is spare
                 at = (i - 2) * n_cols + j - 2
-                out[r, c] = _read(flat, at, n_cols, down, across, c, sums)
                 if sloped:
-                    dy = _read(flat, at, n_cols, fall, across, c, sums)
-                    dx = _read(flat, at, n_cols, down, lean, c, sums)
+                    _down(flat, at, n_cols, fall, n, c, sums)
+                    dy = _across(sums, across, n, c)
+                _down(flat, at, n_cols, down, n, c, sums)
             else:
                 for a in range(36):
                     here = _mirrored(i - 2 + a // 6, n_rows) * n_cols + _mirrored(j - 2 + a % 6, n_cols)
                     near[8 * (a // 6) + a % 6] = flat[here]
-                out[r, c] = _read(near, 0, 8, down, across, c, sums)
                 if sloped:
-                    dy = _read(near, 0, 8, fall, across, c, sums)
-                    dx = _read(near, 0, 8, down, lean, c, sums)
+                    _down(near, 0, 8, fall, n, c, sums)
+                    dy = _across(sums, across, n, c)
+                _down(near, 0, 8, down, n, c, sums)
+            out[r, c] = _across(sums, across, n, c)
             if sloped:
-                y, x, over = _place(table, row, float(c))
-                for k in range(2):
-                    steep = (m[0, k] - y * m[2, k]) * dy + (m[1, k] - x * m[2, k]) * dx
-                    slopes[k, r, c] = steep / over
+                slopes[0, r, c], slopes[1, r, c] = dy, _across(sums, lean, n, c)
+        if sloped:
+            _turned(table, row, slopes[0, r], slopes[1, r])
+
+
+@jit_sum
+def moving(down, across, row, col, field, rows, cols, out):
+    """Fill `out` with what a field of displacements makes of slopes, which are read from `row` and `col` on."""
+    # At (u, v), of `rows` and `cols`, that is ``f @ (u, v, 1)`` less (u, v) times its last, f being `field`, (3, 3).
+    f, n = field, out.shape[1]
+    for i in range(out.shape[0]):
+        u, steep, lean, made = rows[i], down[row + i, col : col + n], across[row + i, col : col + n], out[i]
+        a, b = f[0, 2] + u * (f[0, 0] - u * f[2, 0]), f[0, 1] - u * f[2, 1]
+        c, d, e = f[1, 2] + u * f[1, 0], f[1, 1] - u * f[2, 0], -f[2, 1]
+        for j in range(n):
+            v = cols[j]
+            made[j] = (a + b * v) * steep[j] + (c + v * (d + e * v)) * lean[j]
 
 
 @jit

@@ -49,6 +49,13 @@ def motion(generator: Array, shape: Shape) -> Array:
     return scaled(np.linalg.inv(inward) @ scipy.linalg.expm(np.clip(generator, -50, 50)) @ inward)
 
 
+def generator_of(matrix: Array, shape: Shape) -> Array:
+    """Return the generator of a small motion of an image, to first order."""
+    middle, unit = frame_of(shape)
+    outward = np.array([[unit, 0, middle[0]], [0, unit, middle[1]], [0, 0, 1]])
+    return scaled(np.linalg.inv(outward) @ matrix @ outward) - np.eye(3)
+
+
 def scaled(matrix: Array) -> Array:
     """Return a homography with 1 as its last entry."""
     return np.asarray(matrix / matrix[2, 2])

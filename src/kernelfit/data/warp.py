@@ -56,19 +56,23 @@ class Spline:
         self.values, self.wrong, self._finer, self._workers = values, wrong, 2 if fine else 1, workers
 
     @functools.cached_property
-    def _coefficients(self) -> Array:
+    def _coefficients(self) -> tuple[Array, float, float]:
+        """Those of the values less a level, in a unit, in single precision, which no noise notices; level and unit."""
         import scipy.fft
 
-        values, workers = self.values, self._workers
+        workers, level = self._workers, float(self.values.mean())
+        values = self.values - level
+        unit = max(float(values.max()), -float(values.min())) or 1.0
         sides = [self._finer * n for n in values.shape]
-        spectrum = scipy.fft.dctn(values, norm="forward", workers=workers)
+        spectrum = scipy.fft.dctn((values / unit).astype(np.float32), norm="forward", workers=workers)
         for axis, side in enumerate(
             sides
         ):  # divided by that of the spline at the pixels, so that it passes through them
             at = np.cos(np.pi * np.arange(spectrum.shape[axis]) / side)
-            spectrum /= np.expand_dims((33 + 26 * at + 2 * at**2 - 1) / 60, 1 - axis)
+            spectrum *= np.expand_dims(60 / (33 + 26 * at + 2 * at**2 - 1), 1 - axis).astype(np.float32)
         half = scipy.fft.idct(spectrum, n=sides[0], axis=0, norm="forward", workers=workers)  # while rows are short
-        return np.asarray(scipy.fft.idct(half, n=sides[1], axis=1, norm="forward", workers=workers, overwrite_x=True))
+        made = scipy.fft.idct(half, n=sides[1], axis=1, norm="forward", workers=workers, overwrite_x=True)
+        return np.asarray(made), level, unit
 
     def at(
         self, matrix: Array, shape: Shape, workers: int, slopes: Array | None = None
@@ -104,11 +108,14 @@ class Spline:
         f = self._finer
         table = np.array([[f, 0, 0.5 * (f - 1)], [0, f, 0.5 * (f - 1)], [0, 0, 1.0]]) @ matrix
 
-        reach = REACH * f - 0.5 * (f - 1)
+        (coefficients, level, unit), reach = self._coefficients, REACH * f - 0.5 * (f - 1)
 
         def band(first: int) -> None:
             part = slice(first, first + _ROWS)
-            warp_rows(self._coefficients, table, first, reach, out[part], outside[part], steep[:, part])
+            warp_rows(coefficients, table, first, reach, out[part], outside[part], steep[:, part])
+            out[part] *= unit
+            out[part] += level
+            steep[:, part] *= unit
 
         for _ in in_order(range(0, shape[0], _ROWS), band, workers):
             pass

@@ -129,7 +129,7 @@ def finished(search: Search, end: Settled) -> Estimate:
     if search.light is not None:
         theta, beside[search.n_motion :] = search.light.kept(place.theta, end.last.bend[1])
         place = dataclasses.replace(place, theta=theta)
-    plan = search.plan(place)
+    plan = search.plan_after(end.last, place)
     groups = [fit_of_group(plan, g, search.settings) for g in range(len(plan.groups))]
     shares, conv = end.last.shares, plan.groups[0][0].geometry.convention
     free = groups[0][0].uncertainty == "sampling"

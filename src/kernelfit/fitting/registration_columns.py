@@ -14,19 +14,21 @@ from . import joint
 from .curve import Light
 
 
-def moving(slopes: Array | Sequence[Array], generator: Array, places: tuple[Array, Array], frame: Shape) -> Array:
-    """Return by how much what has these slopes changes with a generator, at rows and columns of an image of a shape."""
-    middle, unit = registration.frame_of(frame)
-    g = unit * generator
-    u, v = (places[0] - middle[0])[:, None] / unit, (places[1] - middle[1]) / unit
-    total: Any = None
-    for i, (slope, at) in enumerate(zip(slopes, (u, v), strict=True)):
-        field: Any = g[i, 2]  # most entries are zero, and most fields functions of the row or the column alone
-        for entry, place in zip((*g[i, :2], -g[2, 0], -g[2, 1]), (u, v, u * at, v * at), strict=True):
-            field = field + entry * place if entry else field
-        if np.any(field):
-            total = field * slope if total is None else total + field * slope
-    return np.zeros_like(slopes[0]) if total is None else np.asarray(total)
+class Moving:
+    """By how much what has these slopes changes with a generator, at rows and columns of an image; made where read."""
+
+    def __init__(self, slopes: Array | Sequence[Array], generator: Array, places: tuple[Array, Array], frame: Shape):
+        middle, unit = registration.frame_of(frame)
+        self.slopes, self.field = [np.ascontiguousarray(slope) for slope in slopes], unit * generator
+        self.rows, self.cols = ((at - m) / unit for at, m in zip(places, middle, strict=True))
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Array:
+        from ..compiled.warp import moving  # compiled when first used
+
+        rows, cols = self.rows[key[0]], self.cols[key[1]]
+        out, (row, col) = np.empty((len(rows), len(cols))), (k.start or 0 for k in key)
+        moving(*self.slopes, row, col, self.field, rows, cols, out)
+        return out
 
 
 _LAGS = np.arange(-8, 9)
@@ -97,7 +99,7 @@ class Columns:
             rows, cols = (at[used] for at, used in zip(places, geo.used, strict=True))
             both = [made_of(plan, seen) for plan in self.steep] if self.steep else slopes(seen.model)
             for i, generator in zip(own, self.generators, strict=False):
-                out[i] = moving(both, generator, (rows, cols), self.shapes[pair])
+                out[i] = Moving(both, generator, (rows, cols), self.shapes[pair])
         if self.light is not None and self.theta is not None and len(self.theta):
             bent: list[Array] = [made_of(plan, seen) for plan in self.bent]
             own_changes = self.light.target_changes(seen.model + seen.surface(), self.theta)

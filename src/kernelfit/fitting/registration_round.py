@@ -21,7 +21,7 @@ from ..solvers.least_squares import LeastSquares
 from . import joint
 from .curve import Light
 from .pipeline import Settings, fit_of_group
-from .registration_columns import Columns, lags_of, moving
+from .registration_columns import Columns, Moving, lags_of
 
 #: A kernel with so few rows or columns cannot hold a shift along them.
 _FEW = 4
@@ -32,6 +32,8 @@ _SUM, _ODD = 0.2, 0.15
 _KEPT = 0.25
 #: Share of S below which nobody asks how much of it the errors of the kernels make; places along an axis for a guess.
 _NONE, _GRID = 0.003, 9
+#: A step of so many pixels at most follows the slopes: of the highest frequency that leaves out a three-hundredth.
+_SHORT = 0.04
 #: Side of a kernel, in units of the image's frame, up to which its taps count as being all at one place.
 _NEAR = 0.08
 
@@ -102,6 +104,8 @@ class Round:
     covariance: Array
     doubt: float = 0.0
     columns: Columns | None = None
+    images: Sequence[Any] = ()  # registered
+    steep: Sequence[list[Array]] = ()  # the slopes of the planes of each
 
     @property
     def taps(self) -> Array:
@@ -222,6 +226,18 @@ class Search:
         """Lay the registered images on the targets."""
         return self._laid(place, self.images(place))
 
+    def plan_after(self, one: Round, place: Place) -> FitPlan:
+        """Lay them on the targets at a place that is a step from a round's; a short one follows their slopes."""
+        if not one.steep or self.light is not None or self.length(one.place, place) > _SHORT:
+            return self.plan(place)
+        images = []
+        places = zip(one.place.matrices, place.matrices, strict=True)
+        for scene, image, planes, (a, b) in zip(self.scenes, one.images, one.steep, places, strict=True):
+            field = registration.generator_of(np.linalg.inv(a) @ b, scene.shape)
+            grid = np.arange(float(scene.shape[0])), np.arange(float(scene.shape[1]))
+            images.append(image + scene.joined([Moving(both, field, grid, scene.shape)[:, :] for both in planes]))
+        return self._laid(place, images)
+
     def _laid(self, place: Place, images: list[Any]) -> FitPlan:
         model = self.model if self.light is None else self.light.filled(self.model, place.theta)
         target = self.target if self.light is None else self.light.targets(place.theta)
@@ -240,6 +256,7 @@ class Search:
         settings = dataclasses.replace(self.settings, solver=LeastSquares(), diagnosis=False)
         groups = [fit_of_group(plan, g, settings) for g in range(len(plan.groups))]
         one = Round(place, plan, groups, joint.nothing(groups), np.zeros(0), np.zeros((0, 0)))
+        one = dataclasses.replace(one, images=images, steep=steep or ())
         theta, count = place.theta, self.n_motion + len(place.theta)
         if not count:
             return one
@@ -303,7 +320,7 @@ class Search:
         found = []
         for scene, planes in zip(self.scenes, slopes, strict=True):
             places = np.arange(float(scene.shape[0])), np.arange(float(scene.shape[1]))
-            made = [[moving(both, g, places, scene.shape) for both in planes] for g in self.generators]
+            made = [[Moving(both, g, places, scene.shape)[:, :] for both in planes] for g in self.generators]
             found.append([scene.joined(some) for some in made])
         return [self.changed(list(some)) for some in zip(*found, strict=True)]
 

@@ -28,10 +28,12 @@ from .registration_round import Place, Scene, Search, centroid_of
 _SIDE, _LEAST = 48, 12
 #: Turns in degrees, and scales, that are tried.
 _TURNS, _SCALES = np.arange(-12.0, 12.1, 3.0), 1.06 ** np.arange(-2.0, 3.0)
-#: Doublings of the pixels in the finest copies, and one less where their shorter side would be less than this.
-_FINEST, _FINE_SIDE = 2, 96
-#: Rounds of the smallest copies, and of the others, at most; a step of so few of their pixels is the last.
-_FIRST, _MORE, _ENOUGH = 8, 3, 0.15
+#: Doublings of the pixels in the finest copies, and one less where their shorter side would be less than this, and from
+#: one level to the next.
+_FINEST, _FINE_SIDE, _DOUBLINGS = 2, 96, 2
+#: Rounds of the smallest copies, and of the others, at most; a step of so few of their pixels is the last, and of fewer
+#: where starts are compared by what they leave.
+_FIRST, _MORE, _ENOUGH, _COMPARED = 8, 3, 0.7, 0.15
 #: Standard deviation of what is taken off small copies as their slow part, in pixels.
 _SLOW = 4.0
 #: Share of the best score from which on a shift alone is tried as well.
@@ -77,15 +79,16 @@ def _start_of(search: Search, image: Any, bad: Any) -> Array:
     if not levels:
         return np.eye(3)
     first, *others = levels
-    found = [_followed(first, matrix, _FIRST) for matrix in _candidates(first)]
+    starts = _candidates(first)
+    found = [_followed(first, matrix, _FIRST, _ENOUGH if len(starts) == 1 else _COMPARED) for matrix in starts]
     _, matrix = min(found, key=lambda pair: pair[0])
     matrix = first.up(matrix)
     for level in others:
-        matrix = level.up(_followed(level, level.down(matrix), _MORE)[1])
+        matrix = level.up(_followed(level, level.down(matrix), _MORE, _ENOUGH)[1])
     return matrix
 
 
-def _followed(level: Level, matrix: Array, most: int) -> tuple[float, Array]:
+def _followed(level: Level, matrix: Array, most: int, enough: float) -> tuple[float, Array]:
     """Return the residual of a level before the last step, and the matrix after it."""
     best, search = math.inf, level.search
     for _ in range(most):
@@ -98,7 +101,7 @@ def _followed(level: Level, matrix: Array, most: int) -> tuple[float, Array]:
         if not length < 0.25 * min(search.scenes[0].shape):  # lost
             return math.inf, matrix
         matrix = after.matrices[0]
-        if length < _ENOUGH:
+        if length < enough:
             break
     return best, matrix
 
@@ -134,17 +137,19 @@ def _levels(search: Search, image: Any, bad: Any) -> list[Level]:
     if min(counts) < _LEAST:
         return []
     deepest = max(0, int(math.log2(max(1, min(counts) / _SIDE))))
-    out, finest = [], min(deepest, _FINEST - (min(counts) < _FINE_SIDE << _FINEST))
-    for depth in range(finest, deepest + 1):
-        step = 2**depth
+    finest = min(deepest, _FINEST - (min(counts) < _FINE_SIDE << _FINEST))
+    out, built = [], finest
+    for depth in [*range(finest, deepest, _DOUBLINGS), deepest]:
+        step, more = 2**depth, 2 ** (depth - built)
+        built = depth
         sides = [n // step for n in counts]
         both = [conv.stride[i] * step for i in (0, 1)]
         if depth == finest:
             small, small_bad = _binned(source, unknown, tuple(corners), both, sides)
             made, made_bad = _binned(result, left_out, tuple(starts), [step, step], sides)
         else:  # from the pixels of the level before
-            small, small_bad = _binned(small, small_bad, (0, 0), [2, 2], sides)
-            made, made_bad = _binned(made, made_bad, (0, 0), [2, 2], sides)
+            small, small_bad = _binned(small, small_bad, (0, 0), [more, more], sides)
+            made, made_bad = _binned(made, made_bad, (0, 0), [more, more], sides)
         frame = np.eye(3)
         for i in (0, 1):
             frame[i, i], frame[i, 2] = both[i], corners[i] + 0.5 * (both[i] - 1)
@@ -180,7 +185,8 @@ def _mean(image: Any, bad: Any, axis: int | None, shape: Shape) -> tuple[Array, 
     if bad is not None:
         np.logical_or(unknown, _flat(bad, axis, shape), out=unknown)
     total /= len(planes)
-    total[unknown] = 0.0
+    if unknown.any():
+        total[unknown] = 0.0
     return total, unknown
 
 
@@ -191,10 +197,12 @@ def _binned(
     (down, across), (rows, cols) = step, sides
 
     def added(values: Array) -> Array:
-        parts = ((first[0] + i, first[1] + j) for i in range(down) for j in range(across))
-        total = np.zeros((rows, cols))
-        for i, j in parts:  # much quicker than sums over axes of a few pixels
-            total += values[i : i + down * rows : down, j : j + across * cols : across]
+        part = values[first[0] : first[0] + down * rows, first[1] : first[1] + across * cols]
+        tall, total = np.zeros((rows, part.shape[1])), np.zeros((rows, cols))
+        for i in range(down):  # much quicker than sums over axes of a few pixels
+            tall += part[i::down]
+        for j in range(across):
+            total += tall[:, j::across]
         return total / (down * across)
 
     if not bad.any():
