@@ -76,3 +76,21 @@ def test_two_taps_that_drift_against_each_other_leave_the_prediction_alone(opera
     parts = [kernelfit.apply_kernel(x, taps, **words) for taps in (first, change)]
     y = parts[0] + np.linspace(-1, 1, len(parts[0])) * parts[1] + 0.3 * rng.normal(size=len(parts[0]))
     assert kernelfit.find_kernel(x, y, 13, **words).verdict is Verdict.VARYING
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_of_many_outputs_those_that_drift_are_told(inputs):
+    rng, n, taps, outputs = np.random.default_rng(7), 9000, 9, 6  # more than are looked at together
+    x = np.stack([coloured(0.6, n, rng) for _ in range(inputs)], axis=1)
+    kernels, change = rng.normal(size=(2, outputs, inputs, taps))
+    words = {"channel_axis": -1, "lags": (0, taps - 1), "channels": "mixed", "boundary": "fill"}
+    made, moved = (
+        kernelfit.apply_kernel(x, k, channel_axis=-1, origin=(0,), boundary="fill") for k in (kernels, 0.1 * change)
+    )
+    drifts = np.array([0, 1, 0, 0, 1, 0])
+    y = made + rng.normal(size=made.shape) + np.linspace(-1, 1, n)[:, None] * moved * drifts
+    fits = kernelfit.find_kernel(x, y, **words).parts
+    assert [Verdict.VARYING in doubts(fit) for fit in fits] == list(drifts == 1)
+    for at in (1, 4):
+        (alone,) = kernelfit.find_kernel(x, y[:, [at]], **words).parts
+        assert [f.detail for f in alone.findings] == [f.detail for f in fits[at].findings]
