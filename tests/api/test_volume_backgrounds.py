@@ -7,7 +7,7 @@ import kernelfit
 import naive
 from helpers import assert_close, grid
 from kernelfit import find_kernel
-from kernelfit.core.polynomials import n_terms
+from kernelfit.core.variation import n_terms
 
 KERNEL = (2, 3, 2)
 

@@ -9,8 +9,8 @@ import scipy.ndimage
 import kernelfit
 import naive
 from helpers import assert_close
+from kernelfit.core.field import Omitted
 from kernelfit.core.findings import Verdict
-from kernelfit.core.omitted import Omitted
 from kernelfit.data.plan import make_plan
 from kernelfit.diagnostics import omission, samples, tiles
 

@@ -10,11 +10,10 @@ import numpy.typing as npt
 
 from ..compiled.blas import one_blas_thread
 from ..core import geometry
-from ..core.deprecated import renamed
 from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_real
 from ..core.findings import Verdict
-from ..core.validation import Array, complex_of
+from ..core.validation import Array, complex_of, renamed
 from ..data.observation import NUMBERS, REAL, as_array
 
 #: Supports of more taps than this are tested tap by tap: the covariance of all would cost too much.

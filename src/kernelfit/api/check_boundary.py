@@ -12,7 +12,7 @@ from ..core.complex_numbers import taken_apart
 from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_fit
 from ..core.geometry import Convention
-from ..core.model import Execution, Model, Selection
+from ..core.model import Execution, Selection, model_of
 from ..core.validation import as_list, as_workers
 from ..data import masking
 from ..data.complex_parts import parts_of
@@ -121,14 +121,7 @@ def boundary_of(
     if conv.ndim == 3:
         return _of_volumes(image, target, fit, selection, threads)
     given = [taken_apart(one) for one in fit.parts or (fit,)]
-    model = Model(
-        fit.kernel.shape[-2:],
-        channel_axis=fit.channel_axis,
-        channels=fit.channels or "shared",
-        background=None if fit.background is None else fit.background.degree,
-        real=conv.numbers == "real of complex",
-        **{**conv.keywords(), "boundary": None},
-    )
+    model = model_of(fit, boundary=None)
     nan = "error" if all(one.weights is None for one in given) else "mask"
     asked = make_plan(image, target, model, dataclasses.replace(selection, nan=nan), kinds=NUMBERS)
     asked.require_numbers(conv.numbers)
@@ -173,12 +166,9 @@ def boundary_of(
 def _of_volumes(image: object, target: object, fit: Estimate, selection: Selection, workers: int) -> BoundaryCheck:
     """Find out which boundary the target of a volume was made with."""
     background, given = fit.background, [taken_apart(one) for one in fit.parts or (fit,)]
-    words = {**fit.convention.keywords(), "background": None if background is None else background.degree}
     conv, numbers = given[0].convention, fit.convention.numbers
-    words["real"], parts = numbers == "real of complex", 1 if numbers == "real" else 2
-    words |= {"channel_axis": fit.channel_axis, "channels": fit.channels or "shared"}
-    free = Model(fit.kernel.shape[-3:], **{**words, "boundary": None})
-    filled = Model(fit.kernel.shape[-3:], **{**words, "boundary": "fill", "fillvalue": 0.0})
+    parts = 1 if numbers == "real" else 2
+    free, filled = model_of(fit, boundary=None), model_of(fit, boundary="fill", fillvalue=0.0)
     weighed = any(one.weights is not None for one in given)
     chosen = dataclasses.replace(selection, nan="mask" if weighed else "error", saturated=None)
     every, inner = (make_plan(image, target, model, chosen, kinds=NUMBERS) for model in (filled, free))

@@ -9,7 +9,7 @@ from ..compiled.blas import one_blas_thread
 from ..core.complex_numbers import raised, taken_apart
 from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_fit
-from ..core.model import Model, Selection
+from ..core.model import Selection, model_of
 from ..core.validation import as_list, as_workers
 from ..data import masking
 from ..data.observation import NUMBERS, Observation, WeightedObservation, Weights, of_target
@@ -181,17 +181,9 @@ def _items_of(
         need = "as many of either" if known is None else f"{known} of either, with weights or a background for each"
         msg = f"got images and targets of {len(images)} and {len(targets)} pairs, need {need}; give lists of all"
         raise ValueError(msg)
-    model = Model(
-        fit.kernel.shape[-ndim:],
-        channel_axis=fit.channel_axis,
-        channels=fit.channels or "shared",
-        background=None if fit.background is None else fit.background.degree,
-        real=fit.convention.numbers == "real of complex",
-        **fit.convention.keywords(),
-    )
     # masks that arrays bring along are refused: which pixels count, the fit's weights say
     plan = make_plan(
-        images, targets, model, Selection(saturated=None), unmask=lambda value: (value, None), kinds=NUMBERS
+        images, targets, model_of(fit), Selection(saturated=None), unmask=lambda value: (value, None), kinds=NUMBERS
     )
     plan.require_numbers(fit.convention.numbers)
     found = []

@@ -19,7 +19,7 @@ from ..core.container_calls import of_any_container
 from ..core.dimensions import lowered, of_any_dimension
 from ..core.estimate import Estimate
 from ..core.geometry import Shape, default_origin
-from ..core.model import Model
+from ..core.model import Model, fields_of_model
 from ..core.validation import Array
 from ..core.variation import Polynomial
 from ..data.warp import laid_on
@@ -428,12 +428,7 @@ class KernelFit(Estimate, Saved):
         ndim = self.convention.ndim
         shape: Any = tuple(self.kernel.shape[-ndim:])
         default = Model(shape)
-        fields: dict[str, Any] = {"real": self.convention.numbers == "real of complex"}
-        fields |= self.convention.keywords() | {
-            "channels": self.channels or "shared",
-            "channel_axis": self.channel_axis,
-        }
-        fields["background"] = None if self.background is None else self.background.degree
+        fields = fields_of_model(self)
         same = {"origin": default_origin(shape), "stride": (1,) * ndim, "offset": (0,) * ndim}
         if self.curve is not None:
             fields |= {"curve": self.curve.family, "curve_side": self.curve.side}

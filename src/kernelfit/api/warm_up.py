@@ -14,13 +14,13 @@ from .match_psf import match_psf
 
 
 def _scene() -> tuple[Any, Any, Any]:
+    """Return an image, a kernel, and what that makes of it with noise."""
     rng = np.random.default_rng(0)
     image, kernel = rng.random((64, 70)), np.outer([1.0, 2.0, 1.0], [1.0, 3.0, 5.0, 2.0, 1.0]) / 48.0
     return image, kernel, apply_kernel(image, kernel) + rng.normal(0.0, 0.01, image.shape)
 
 
-def _find() -> None:
-    image, kernel, target = _scene()
+def _find(image: Any, kernel: Any, target: Any) -> None:
     for method in ("direct", "fft"):
         find_kernel(image, target, kernel.shape, method=method)
         find_kernel(image, image, kernel.shape, method=method, boundary="wrap")  # without noise
@@ -33,13 +33,11 @@ def _find() -> None:
     find_kernel(image, target[::2, ::3], (5, 6), stride=(2, 3))
 
 
-def _auto() -> None:
-    image, kernel, target = _scene()
+def _auto(image: Any, kernel: Any, target: Any) -> None:
     find_kernel(image, target, (5, 7), solver="auto")
 
 
-def _weights() -> None:
-    image, kernel, target = _scene()
+def _weights(image: Any, kernel: Any, target: Any) -> None:
     rng, shape = np.random.default_rng(1), kernel.shape
     find_kernel(image, target, shape, mask=rng.random(image.shape) < 0.02)
     find_kernel(image, target, shape, weights=rng.uniform(0.5, 2.0, image.shape))
@@ -48,16 +46,14 @@ def _weights() -> None:
     find_kernel(image, target, shape, robust="huber")
 
 
-def _colours() -> None:
-    image, kernel, target = _scene()
+def _colours(image: Any, kernel: Any, target: Any) -> None:
     stack, out = np.stack([image, image[::-1]], axis=-1), np.stack([target, target[::-1]], axis=-1)
     for channels in ("shared", "separate", "mixed"):
         find_kernel(stack, out, kernel.shape, channel_axis=-1, channels=channels)
     find_kernel(image, target, kernel.shape, variation=1)
 
 
-def _large() -> None:
-    image, kernel, target = _scene()
+def _large(image: Any, kernel: Any, target: Any) -> None:
     find_kernel(image, target, (9, 8), method="cg")
     find_kernel(image, target, (9, 8), method="cg", boundary="symm", weights=image + 0.5)
     find_kernel(image, target, (9, 8), method="wiener")
@@ -65,8 +61,7 @@ def _large() -> None:
     find_kernel(image, target, (40, 38), method="wiener", boundary="wrap")
 
 
-def _restore() -> None:
-    image, kernel, target = _scene()
+def _restore(image: Any, kernel: Any, target: Any) -> None:
     ways: tuple[dict[str, Any], ...] = ({}, {"edges": "solve"}, {"boundary": "wrap"}, {"penalty": "identity"})
     for words in ways:
         deconvolve(target, kernel, **words)
@@ -76,29 +71,20 @@ def _restore() -> None:
     match_psf(stamp, stamp**0.7)
 
 
-def _maps() -> None:
-    image, kernel, target = _scene()
+def _maps(image: Any, kernel: Any, target: Any) -> None:
     for shape in ((3, 3), (5, 6)):
         kernel_map(image, target, shape, tiles=2)
 
 
-def _register() -> None:
-    image, kernel, target = _scene()
+def _register(image: Any, kernel: Any, target: Any) -> None:
     for motion in ("shift", "affine"):
         find_kernel(image, target, kernel.shape, register=motion)
     find_kernel(image, target, kernel.shape, curve="gamma")
 
 
 #: What each use compiles.
-USES: dict[str, Callable[[], None]] = {
-    "find": _find,
-    "auto": _auto,
-    "weights": _weights,
-    "colours": _colours,
-    "large": _large,
-    "restore": _restore,
-    "maps": _maps,
-    "register": _register,
+USES: dict[str, Callable[..., None]] = {
+    use.__name__[1:]: use for use in (_find, _auto, _weights, _colours, _large, _restore, _maps, _register)
 }
 
 
@@ -144,5 +130,5 @@ def warm_up(uses: Iterable[str] | str | None = None, *, progress: Callable[[str]
     for use in wanted:
         if progress is not None:
             progress(use)
-        USES[use]()
+        USES[use](*_scene())
     return time.perf_counter() - start

@@ -9,7 +9,6 @@ then sees statistics of the kernel alone, in which the surface is never penalise
 import dataclasses
 import functools
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,8 @@ import scipy.linalg
 
 from .geometry import Shape
 from .normal_equations import EliminatedSurface, NormalEquations
-from .polynomials import legendre, n_terms, powers, powers_of_volume
 from .validation import Array
+from .variation import legendre, n_terms, powers, powers_of_volume
 
 _EPS = float(np.finfo(np.float64).eps)
 #: Eigenvalues of ``Phi'Phi`` that are rounding of sums over many pixels, relative to the largest.
@@ -354,19 +353,6 @@ def without_rounding(stats: list[NormalEquations], trace: float) -> list[NormalE
     rest = vectors[:, kept] * np.sqrt(values[kept])
     gram, span = rest @ rest.T, vectors[:, kept] @ vectors[:, kept].T
     return [dataclasses.replace(one, gram=gram, moment=span @ one.moment) for one in stats]
-
-
-def as_degree(value: object) -> int:
-    """Return the degree of a background."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        degree = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"got background={value!r}, need None or the degree of a polynomial: 0, 1, 2, ...") from None
-    if degree < 0:
-        raise ValueError(f"got background={degree}, need None or a degree of at least 0")
-    return degree
 
 
 def eliminated(stats: NormalEquations) -> NormalEquations:

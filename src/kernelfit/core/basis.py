@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .validation import known
-from .variation import FLUXES, Array, Index, Shape, Variation, Weight
+from .validation import Array, known
+from .variation import FLUXES, Index, Shape, Variation, Weight
 
 # Rows that tell into which products of one function of the row and one of the column such a function falls, how many
 # of those at most, and how small ones beside the largest.

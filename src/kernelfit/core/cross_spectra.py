@@ -98,6 +98,11 @@ class CrossSpectra:
                 raise ValueError(f"got {name} of shape {value.shape}, need {need} for blocks of {self.block}")
             value.setflags(write=False)
 
+    @property
+    def tap_shape(self) -> tuple[int, ...]:
+        """Shape of the unknown taps, after the number of sources where there are several."""
+        return self.shape if self.order is None else self.order.shape
+
     def scaled(self, share: float) -> "CrossSpectra":
         """Return the spectra as if each pixel counted for a share."""
         names = ("image_power", "target_power", "cross", "overlap", "n_blocks")

@@ -288,11 +288,3 @@ def curve_from(stored: Any) -> Curve | None:
     ):
         raise ValueError("a curve whose numbers are none")
     return Curve(stored["family"], stored["side"], theta, covariance, (first, second), int(stored["rounds"]))
-
-
-def stored(curve: Curve | None) -> dict[str, Any] | None:
-    """Return plain values of a curve, as files hold it."""
-    if curve is None:
-        return None
-    fields = {f.name: getattr(curve, f.name) for f in dataclasses.fields(curve)}
-    return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in fields.items()}

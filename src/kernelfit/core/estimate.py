@@ -13,13 +13,12 @@ import scipy.special
 from ..compiled.blas import one_blas_thread
 from .background import Background
 from .curve import Curve
-from .deprecated import renamed
+from .field import Omitted
 from .findings import Finding, Verdict, ranked, with_edges
 from .geometry import Convention, axis_lag
 from .labels import Labels
-from .omitted import Omitted
 from .registration import Registration
-from .validation import Array, as_number, complex_of
+from .validation import Array, as_number, complex_of, renamed
 
 if TYPE_CHECKING:
     from .normal_equations import NormalEquations

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from .basis import Basis
-from .validation import as_number
-from .variation import AUTO, Array, Polynomial, Shape, Spline, Variation, Weight
+from .validation import Array, as_count, as_number
+from .variation import AUTO, Polynomial, Shape, Spline, Variation, Weight
 
 _SAMPLE = 8  # places along each axis
 _PIXELS = 12  # of functions that are given as arrays
@@ -85,16 +85,8 @@ def as_variation(value: object) -> "Variation | str | None":
         found: Any = value
         one = found.n_functions == 1 and found.levels == (0,) and np.all(getattr(found, "functions", 1) == 1)
         return None if one else found
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        degree = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f"got variation={value!r}, need None, 'auto', a degree (0, 1, 2, ...), a Polynomial, a Spline or a Basis"
-        ) from None
-    if degree < 0:
-        raise ValueError(f"got variation={degree}, need None or a degree of at least 0")
+    need = "None, 'auto', a degree (0, 1, 2, ...), a Polynomial, a Spline or a Basis"
+    degree = as_count(value, "variation", need, 0)
     return Polynomial(degree) if degree else None
 
 
@@ -113,3 +105,25 @@ def field_from(stored: Any) -> Field | None:
         if shape[1:] != (rows, cols):
             raise ValueError(f"got functions of shape {shape} for images of {rows}x{cols}")
     return Field(kind(**fields), (operator.index(rows), operator.index(cols)))
+
+
+@dataclass(frozen=True, eq=False)
+class Omitted:
+    """What polynomials of higher degrees would add to a kernel, and how those that are fitted make up for it.
+
+    Both are unknown, of mean zero: ``sum_fi phi_f(q) mix[f, i, c] shapes[i] x_c`` at a place q, the x being independent
+    numbers of variance 1.
+    """
+
+    shapes: Array  # (shapes, rows, cols), orthonormal
+    mix: Array  # (functions, shapes, columns); those fitted, then those of the next degrees
+
+    @property
+    def degree(self) -> int:
+        """The highest degree."""
+        return next(d for d in range(len(self.mix)) if Polynomial(d).n_functions >= len(self.mix))
+
+    def factor(self, row: float, col: float, shape: Shape) -> Array:
+        """Return F of the covariance ``F F'`` of the taps at a place of an image of a shape."""
+        values = Polynomial(self.degree).at(np.array([float(row)]), np.array([float(col)]), shape)[:, 0]
+        return np.asarray(self.shapes.reshape(len(self.shapes), -1).T @ np.tensordot(values, self.mix, 1))

@@ -14,12 +14,12 @@ import numpy as np
 
 from ..compiled.threads import Progress
 from . import geometry
-from .background import as_degree
 from .curve import CURVES, SIDES
+from .estimate import Estimate
 from .field import as_variation
 from .geometry import Convention, Shape
 from .registration import KINDS
-from .validation import Array, as_number, as_workers, known, require_progress
+from .validation import Array, as_count, as_number, as_workers, known, require_progress
 from .variation import Variation
 
 CHANNELS = ("shared", "separate", "mixed")
@@ -158,13 +158,15 @@ class Model:
         if self.channel_axis is None and self.channels != "shared":
             msg = f"got channels={self.channels!r} without channel_axis, need the axis of the channels: channel_axis=-1"
             raise ValueError(msg)
-        _settle(
-            self,
+        degree = "None or the degree of a polynomial: 0, 1, 2, ..."
+        settled = dict(
             fillvalue=as_number(self.fillvalue, "fillvalue"),
             channel_axis=None if self.channel_axis is None else _as_axis(self.channel_axis),
-            background=None if self.background is None else as_degree(self.background),
+            background=None if self.background is None else as_count(self.background, "background", degree, 0),
             variation=as_variation(self.variation),
         )
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
 
     @property
     def kernel_shape(self) -> Any:
@@ -310,10 +312,10 @@ class Noise:
         known(self.loss, LOSSES, "robust")
         known(self.covariance, COVARIANCES, "errors")
         std = self.image_std
-        if isinstance(std, bool) or not isinstance(std, numbers.Real):
-            raise TypeError(f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image")
-        if not 0 <= float(std) < 1e150:  # its square is a number
-            raise ValueError(f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image")
+        real = isinstance(std, numbers.Real) and not isinstance(std, bool)
+        if not real or not 0 <= float(std) < 1e150:  # its square is a number
+            msg = f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image"
+            raise (ValueError if real else TypeError)(msg)
 
     @property
     def pixel_variance(self) -> "PixelVariance":
@@ -353,12 +355,11 @@ class Execution:
         known(self.engine, tuple(ENGINES), "method")
         as_workers(self.workers)
         require_progress(self.progress)
-        if self.tolerance is None:
-            return
-        if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, numbers.Real):
-            raise TypeError(f"got tolerance={self.tolerance!r}, need a number between 0 and 1")
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"got tolerance={self.tolerance!r}, need a number between 0 and 1")
+        real = isinstance(self.tolerance, numbers.Real) and not isinstance(self.tolerance, bool)
+        if self.tolerance is not None and not (real and 0 < self.tolerance < 1):
+            raise (ValueError if real else TypeError)(
+                f"got tolerance={self.tolerance!r}, need a number between 0 and 1"
+            )
 
     @property
     def threads(self) -> int:
@@ -426,6 +427,19 @@ class PixelVariance:
         return np.asarray(believed)
 
 
+def fields_of_model(fit: Estimate) -> dict[str, Any]:
+    """Return the fields of the model that a kernel was found with, but for its shape."""
+    more = {"channels": fit.channels or "shared", "channel_axis": fit.channel_axis}
+    more["background"] = None if fit.background is None else fit.background.degree
+    return {"real": fit.convention.numbers == "real of complex", **fit.convention.keywords(), **more}
+
+
+def model_of(fit: Estimate, **changed: Any) -> Model:
+    """Return the model that a kernel of images or volumes was found with, some fields changed."""
+    ndim = 3 if fit.convention.ndim == 3 else 2
+    return Model(fit.kernel.shape[-ndim:], **{**fields_of_model(fit), **changed})
+
+
 def as_ends(saturated: object, dtype: Any) -> tuple[float, float] | None:
     """Return the values from which on a target pixel counts as saturated, (low, high), or None."""
     if saturated is None:
@@ -454,9 +468,3 @@ def _as_axis(axis: object) -> int:
         return operator.index(axis)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"got channel_axis={axis!r}, need an int, or None for images of one plane") from None
-
-
-def _settle(record: Any, **fields: Any) -> None:
-    """Set fields of a frozen record while it is made."""
-    for name, value in fields.items():
-        object.__setattr__(record, name, value)

@@ -8,9 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from .deprecated import renamed
 from .geometry import Convention, Shape, convention_from, in_mode, in_plane, kernel_shape
-from .validation import Array, as_number, require_fields
+from .validation import Array, as_number, renamed, require_fields
 
 _ARRAYS = ("gram", "moment", "center", "center_moment")
 #: What statistics that add up have in common.

@@ -230,18 +230,14 @@ def _members(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]],
     with open(path, "rb") as raw:
         length = os.fstat(raw.fileno()).st_size
         sealed = _require_seal(raw, length)
-        return _arrays(raw, length), sealed
-
-
-def _arrays(raw: BinaryIO, length: int) -> dict[str, npt.NDArray[Any]]:
-    with zipfile.ZipFile(raw) as archive:
-        infos = archive.infolist()
-        plain = all(info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in infos)
-        if not plain or sum(info.file_size for info in infos) > length:
-            raise ValueError("its members are packed, encrypted or overlap")
-        found = {}
-        for info in infos:
-            with archive.open(info) as file:
-                require_length(file, info.file_size)  # type: ignore[arg-type]
-                found[info.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
-        return found
+        with zipfile.ZipFile(raw) as archive:
+            infos = archive.infolist()
+            plain = all(info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in infos)
+            if not plain or sum(info.file_size for info in infos) > length:
+                raise ValueError("its members are packed, encrypted or overlap")
+            found = {}
+            for info in infos:
+                with archive.open(info) as file:
+                    require_length(file, info.file_size)  # type: ignore[arg-type]
+                    found[info.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+            return found, sealed

@@ -260,12 +260,3 @@ def registration_from(stored: Any) -> Registration | None:
     centred, rounds, notes = bool(stored["centred"]), int(stored["rounds"]), tuple(map(str, stored["notes"]))
     pairs = tuple(one for one in map(registration_from, stored.get("pairs", ())) if one is not None)
     return Registration(stored["kind"], matrix, (rows, cols), covariance, centred, rounds, notes, pairs)
-
-
-def stored(registration: Registration | None) -> dict[str, Any] | None:
-    """Return plain values of a registration, as files hold it."""
-    if registration is None:
-        return None
-    fields = {f.name: getattr(registration, f.name) for f in dataclasses.fields(registration)}
-    fields["pairs"] = [stored(one) for one in registration.pairs]
-    return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in fields.items()}

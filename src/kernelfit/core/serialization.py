@@ -9,9 +9,9 @@ import numpy as np
 from . import curve, labels, npz, registration
 from .background import Background
 from .estimate import Estimate, Prior, Spectrum, StrengthPath
+from .field import Omitted
 from .findings import Finding, Verdict
 from .geometry import convention_from
-from .omitted import Omitted
 from .validation import Array, require_fields
 
 #: Fields of a fit that a file holds in a form of their own.
@@ -31,7 +31,7 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
     header["convention"] = fit.convention.stored()
     header["findings"] = [[f.verdict.name, f.detail, *filter(None, [f.remedy])] for f in fit.findings]
     arrays = {"kernel": fit.kernel} | ({} if fit.root is None else {"factor": fit.root})
-    header["priors"] = [dataclasses.asdict(prior) for prior in fit.priors]
+    header |= {name: _plain(getattr(fit, name)) for name in ("priors", "registration", "curve")}
     if fit.path is not None:
         header["criterion"] = fit.path.criterion
         for name in ("strength", "df_model", "rss", "score"):
@@ -41,8 +41,7 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
     if fit.omitted is not None:
         arrays |= {"omitted_shapes": fit.omitted.shapes, "omitted_mix": fit.omitted.mix}
     if fit.spectrum is not None:
-        fields = dataclasses.asdict(fit.spectrum)
-        header["spectrum"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+        header["spectrum"] = _plain(fit.spectrum)
     if fit.weights is not None:
         several = isinstance(fit.weights, tuple)
         header["weights"] = len(fit.weights) if several else 0
@@ -51,7 +50,6 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
         fields = {name: getattr(fit.background, name) for name in ("degree", "shapes", "channel_axis")}
         header["background"] = fields
         arrays |= {f"background_{name}": getattr(fit.background, name) for name in ("coefficients", "stderr")}
-    header |= {"registration": registration.stored(fit.registration), "curve": curve.stored(fit.curve)}
     header["labels"], more = labels.packed(fit.labels)
     arrays |= more
     header["parts"] = []
@@ -60,6 +58,15 @@ def packed(fit: Estimate) -> tuple[dict[str, Any], dict[str, Array]]:
         header["parts"].append(fields)
         arrays |= {f"part{i}_{name}": array for name, array in more.items()}
     return header, arrays
+
+
+def _plain(value: Any) -> Any:
+    """Return a record, a tuple of records, an array or a plain value as files hold it."""
+    if dataclasses.is_dataclass(value):
+        return {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def unpacked(header: dict[str, Any], arrays: dict[str, Array]) -> Estimate:

@@ -1,10 +1,11 @@
-"""What may come in: numbers, counts, names and lists."""
+"""What may come in: numbers, counts, names and lists; and names that have changed, which still work."""
 
 import dataclasses
 import math
 import numbers
 import operator
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,28 @@ def as_number(value: object, name: str) -> float:
     return float(value)
 
 
-def as_count(value: object, name: str) -> int:
-    """Return a whole number as an int, or say that a keyword is none."""
+def as_count(value: object, name: str, need: str = "a whole number", least: int | None = None) -> int:
+    """Return a whole number, of at least `least`, as an int, or say that a keyword is none."""
     try:
         if isinstance(value, bool):
             raise TypeError
-        return operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"got {name}={value!r}, need a whole number") from None
+        raise TypeError(f"got {name}={value!r}, need {need}") from None
+    if least is not None and number < least:
+        raise ValueError(f"got {name}={number}, need {need}")
+    return number
+
+
+def renamed(old: str, new: str) -> Any:
+    """Return a property that gives the attribute of the new name, with a DeprecationWarning."""
+
+    def value(self: Any) -> Any:
+        warnings.warn(f"{old!r} is now called {new!r}; the old name goes in 1.0", DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
+
+    value.__doc__ = f"Old name of `{new}`."
+    return property(value)
 
 
 _PLAIN: dict[Any, type] = {kind: kind for kind in (int, float, str, bool)}

@@ -6,6 +6,7 @@ other. Places are scaled to ``[-1, 1]``, since powers of pixel numbers lose thei
 """
 
 import dataclasses
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,15 +15,37 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from .polynomials import powers
-from .validation import known
+from .validation import Array, as_count, known
 
-Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Shape = tuple[int, int]
 FLUXES = ("free", "constant")
 #: Lets the data choose a degree.
 AUTO = "auto"
+
+
+def powers(degree: int) -> list[tuple[int, int]]:
+    """Return the degrees (i, j) of the terms, i + j <= degree, the lowest first."""
+    return [(i, total - i) for total in range(degree + 1) for i in range(total + 1)]
+
+
+def powers_of_volume(degree: int) -> list[tuple[int, int, int]]:
+    """Return the degrees (i, j, k) of the terms along three axes, i + j + k <= degree, the lowest first."""
+    return [
+        (total - i - j, j, i) for total in range(degree + 1) for i in range(total + 1) for j in range(total - i + 1)
+    ]
+
+
+def n_terms(degree: int, ndim: int = 2) -> int:
+    """Return the number of terms."""
+    return math.comb(degree + ndim, ndim)
+
+
+def legendre(n: int, degree: int) -> Array:
+    """Return the Legendre polynomials up to `degree` at the n pixels of an axis, shape (n, degree + 1)."""
+    if n == 1:  # along which nothing but the constant can be told
+        return np.eye(1, degree + 1)
+    return np.asarray(np.polynomial.legendre.legvander(np.linspace(-1.0, 1.0, n), degree))
 
 
 class Weight(Protocol):
@@ -181,14 +204,7 @@ class Polynomial(Products):
     _axes: tuple[int, ...] = field(default=(0, 1), repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        try:
-            if isinstance(self.degree, bool):
-                raise TypeError
-            degree = operator.index(self.degree)
-        except TypeError:
-            raise TypeError(f"got degree={self.degree!r}, need an int of at least 0") from None
-        if degree < 0:
-            raise ValueError(f"got degree={degree}, need at least 0")
+        degree = as_count(self.degree, "degree", "an int of at least 0", 0)
         known(self.flux, FLUXES, "flux")
         object.__setattr__(self, "degree", degree)
 

@@ -14,11 +14,10 @@ import numpy as np
 import scipy.linalg
 
 from ..core.estimate import Estimate, with_finding
+from ..core.field import Omitted
 from ..core.findings import Finding, Verdict
-from ..core.omitted import Omitted
-from ..core.polynomials import powers
 from ..core.validation import Array
-from ..core.variation import Polynomial
+from ..core.variation import Polynomial, powers
 from ..data.observation import Observation
 from ..solvers.evidence import Kind, covariance_of
 from ..solvers.projection import Grid

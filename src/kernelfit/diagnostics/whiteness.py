@@ -12,11 +12,10 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.special
 
-from ..core.deprecated import renamed
 from ..core.estimate import Estimate, with_finding
 from ..core.findings import Finding, Verdict
 from ..core.geometry import Shape
-from ..core.validation import Array
+from ..core.validation import Array, renamed
 from ..data.extent import Extent, runs
 from ..data.observation import Observation, Weights, own_row, refuse_nonfinite
 from . import hanging

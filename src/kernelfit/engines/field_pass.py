@@ -17,9 +17,8 @@ import numpy.typing as npt
 import scipy.fft
 
 from ..compiled.threads import bands
-from ..core.polynomials import powers
 from ..core.validation import Array
-from ..core.variation import Polynomial
+from ..core.variation import Polynomial, powers
 from ..data.observation import Observation
 from ..data.reader import Reader
 from .cost_model import segment

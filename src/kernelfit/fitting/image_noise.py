@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from ..core.background import Elimination
 from ..core.geometry import Geometry
-from ..core.polynomials import legendre, powers_of_volume
 from ..core.validation import Array
+from ..core.variation import legendre, powers_of_volume
 from ..data.observation import Observation, Weights, lots
 from ..solvers.errors_in_variables import counts_of, laid_back, laid_by, pairs_of, pairs_within, projected_of
 

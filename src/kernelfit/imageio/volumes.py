@@ -1,7 +1,6 @@
 """Volumes from and to files: arrays of three axes in NPY, HDF5, Zarr and FITS, and stacks of pages in TIFF."""
 
 import collections
-import io
 import math
 import os
 import threading
@@ -12,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.npz import ImageFileError, reading, write_whole
-from .planes import Choice, require
+from .planes import Choice
 from .read import kind_of, open_tiff, quiet, read_array, tiff_pixels
+from .write import array_writer
 
 SUFFIXES = (".npy", ".tif", ".tiff", ".fits")
 #: Bytes of pages that are kept.
@@ -126,18 +126,4 @@ class _Pages:
 
 def write_volume(path: Path, volume: NDArray[Any], *, overwrite: bool = False) -> None:
     """Write a volume in the format that the name says: NPY or FITS in float64, a TIFF of gray pages in float32."""
-    suffix = path.suffix.lower()
-
-    def write(file: Any) -> None:
-        if suffix == ".npy":
-            np.save(file, volume, allow_pickle=False)
-        elif suffix == ".fits":
-            fits = require("astropy.io.fits", package="astropy", extra="io", purpose="writing FITS")
-            data = io.BytesIO()  # astropy asks for a mode of the file that ours has not
-            fits.PrimaryHDU(np.asarray(volume)).writeto(data)
-            file.write(data.getvalue())
-        else:
-            tifffile = require("tifffile", package="tifffile", extra="cli", purpose="writing TIFF")
-            tifffile.imwrite(file, np.ascontiguousarray(volume, dtype=np.float32), photometric="minisblack")
-
-    write_whole(path, write, "the volume", overwrite=overwrite)
+    write_whole(path, array_writer(path, volume), "the volume", overwrite=overwrite)

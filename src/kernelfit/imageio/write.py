@@ -122,6 +122,16 @@ def fits_writer(image: NDArray[Any], header: Any = None, extensions: Mapping[str
     return lambda file: file.write(data.getvalue())
 
 
+def array_writer(path: Path, array: NDArray[Any], header: Any = None, photometric: str = "minisblack") -> Writer:
+    """Return what writes an array as the name says: TIFF in float32; FITS, with a header, and NPY as it is."""
+    suffix = path.suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        tifffile = require("tifffile", package="tifffile", extra="cli", purpose="writing TIFF")
+        pixels = np.ascontiguousarray(array, dtype=np.float32)
+        return lambda file: tifffile.imwrite(file, pixels, photometric=photometric)
+    return fits_writer(array, header) if suffix == ".fits" else lambda file: np.save(file, array, allow_pickle=False)
+
+
 def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: bool = False, header: Any = None) -> int:
     """Write an image in the format that the name says, PNG and JPEG rounded and cut off; return how many were cut."""
     suffix, cut = path.suffix.lower(), 0
@@ -142,16 +152,9 @@ def write_image(path: Path, image: NDArray[Any], white: int = 0, *, overwrite: b
             else:
                 pillow.fromarray(pixels).save(file, kind, quality=95)
 
-        write_whole(path, write, "the image", overwrite=overwrite)
-    elif suffix in (".tif", ".tiff"):
-        tifffile = require("tifffile", package="tifffile", extra="cli", purpose="writing TIFF")
-        pixels = np.ascontiguousarray(image, dtype=np.float32)
-        photometric = "rgb" if image.ndim == 3 and image.shape[-1] in (3, 4) else "minisblack"
-        write_whole(
-            path, lambda file: tifffile.imwrite(file, pixels, photometric=photometric), "the image", overwrite=overwrite
-        )
-    elif suffix == ".fits":
-        write_whole(path, fits_writer(image, header), "the image", overwrite=overwrite)
+        writer: Writer = write
     else:
-        write_whole(path, lambda file: np.save(file, image, allow_pickle=False), "the image", overwrite=overwrite)
+        photometric = "rgb" if image.ndim == 3 and image.shape[-1] in (3, 4) else "minisblack"
+        writer = array_writer(path, image, header, photometric)
+    write_whole(path, writer, "the image", overwrite=overwrite)
     return cut

@@ -34,13 +34,9 @@ def residual(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLike, ax: "Ax
     return draw_residual(fit, residuals.window(fit, image, target), new_axes(ax))
 
 
+@signals.relabels
 def draw_residual(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     """Draw it of what is left."""
-    made = _residual_of(fit, left, ax)
-    return signals.relabelled(made) if fit.convention.ndim == 1 else made
-
-
-def _residual_of(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     kept = left[np.isfinite(left)]
     found = float(kept.std()) if kept.size else 0.0
     spread = found or 1.0
@@ -62,13 +58,9 @@ def residual_histogram(fit: Estimate, image: npt.ArrayLike, target: npt.ArrayLik
     return draw_histogram(fit, residuals.window(fit, image, target), new_axes(ax))
 
 
+@signals.relabels
 def draw_histogram(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     """Draw it of what is left."""
-    made = _histogram_of(fit, left, ax)
-    return signals.relabelled(made) if fit.convention.ndim == 1 else made
-
-
-def _histogram_of(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     left = left[np.isfinite(left)]
     spread = fit.noise_std if fit.noise_std > 0 else (float(left.std()) if left.size else 0.0) or 1.0
     reach = min(max(5.0, float(np.abs(left).max(initial=0.0)) / spread * 1.05), 60.0)
@@ -93,13 +85,9 @@ def residual_autocorrelation(
     return draw_autocorrelation(fit, residuals.window(fit, image, target), new_axes(ax))
 
 
+@signals.relabels
 def draw_autocorrelation(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     """Draw it of what is left."""
-    made = _autocorrelation_of(fit, left, ax)
-    return signals.relabelled(made) if fit.convention.ndim == 1 else made
-
-
-def _autocorrelation_of(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
     table = residuals.autocorrelation(left)
     worst, _ = residuals.largest(table)
     chance = residuals.chance(left, fit)

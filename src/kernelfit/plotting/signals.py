@@ -3,6 +3,8 @@
 They take estimates as the code has them, of images of one row; `panels` and `overview` are the doors.
 """
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,6 +90,17 @@ def relabelled(ax: "Axes") -> "Axes":
     for get, put in ((ax.get_title, ax.set_title), (ax.get_xlabel, ax.set_xlabel), (ax.get_ylabel, ax.set_ylabel)):
         put(in_samples(get()))
     return ax
+
+
+def relabels(draw: Callable[[Estimate, Array, "Axes"], "Axes"]) -> Callable[[Estimate, Array, "Axes"], "Axes"]:
+    """Let the words of a drawing be those of signals where the estimate is of one."""
+
+    @functools.wraps(draw)
+    def drawn(fit: Estimate, left: Array, ax: "Axes") -> "Axes":
+        made = draw(fit, left, ax)
+        return relabelled(made) if fit.convention.ndim == 1 else made
+
+    return drawn
 
 
 def thumbnail(values: Any, ax: "Axes") -> None:

@@ -59,7 +59,8 @@ class Auto:
         if stats.n_pixels > 2 * stats.n_taps:
             few, own_error = Sparse().solve(stats), math.inf
             choices: list[tuple[Estimate, float]] = []
-            evidence["Sparse"] = sparse_evidence(stats, few)
+            n, score = stats.n_pixels, Sparse()._score(stats, int(few.df_model), few.rss)
+            evidence["Sparse"] = -0.5 * (n * (1 + math.log(2 * math.pi)) + score)  # approximately
             reason += f", of few taps {evidence['Sparse']:.1f}"
             if evidence["Sparse"] > smooth.log_evidence:  # then the others have to be clearly better
                 df_model = _with_choice(stats, few)
@@ -100,12 +101,6 @@ def _with_choice(stats: NormalEquations, fit: Estimate) -> float:
     z = np.abs(fit.kernel.ravel()[kept]) / stderr[kept]
     c = math.sqrt(math.log(stats.n_pixels) + 2 * math.log(max(1.0, (stats.n_taps - t) / (t + 1))))
     return t + 2 * c * float(np.sum(np.exp(-0.5 * (c - z) ** 2))) / math.sqrt(2 * math.pi)
-
-
-def sparse_evidence(stats: NormalEquations, fit: Estimate) -> float:
-    """Return the approximate log evidence of a sparse fit."""
-    n = stats.n_pixels
-    return -0.5 * (n * (1 + math.log(2 * math.pi)) + Sparse()._score(stats, int(fit.df_model), fit.rss))
 
 
 def as_solver(solver: "Solver | str | None") -> "Solver":

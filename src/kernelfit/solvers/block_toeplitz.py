@@ -21,7 +21,7 @@ import scipy.linalg
 from ..core.cross_spectra import CrossSpectra
 from ..core.validation import Array
 from . import cholesky
-from .spectral_band import Band, phases, product, real_product
+from .spectral_band import Band, mirrored, phases, product, real_product
 
 _STRIP = 32  # rows of the spectra, and their mirror images, at a time
 _LEAST_OVERLAP = 0.1
@@ -82,10 +82,7 @@ def lag_sums(stats: CrossSpectra, workers: int = 1) -> Lags:
         even = source[0] + (np.outer(cosines[-1], source[pairs]) if n_rows % 2 == 0 else np.zeros((height, 1)))
         odd = np.zeros_like(even)
         lines.append((even + found[2 * i], odd + found[2 * i + 1]) if found else (even, odd))
-    weights = np.full(len(cols), 2.0)
-    weights[0] = 1.0
-    if n_cols % 2 == 0:
-        weights[-1] = 1.0
+    weights = mirrored(n_cols)
     size = n_rows * n_cols
     across = phases(np.arange(1 - width, width), cols / n_cols).T * weights[:, None]
     at_taps = phases(np.arange(width) - stats.shift[1], cols / n_cols).T * weights[:, None]
@@ -93,11 +90,6 @@ def lag_sums(stats: CrossSpectra, workers: int = 1) -> Lags:
     return Lags(
         power=real_product(power[0] - 1j * power[1], across) / size, cross=real_product(even - 1j * odd, at_taps) / size
     )
-
-
-def _taps_of(stats: CrossSpectra) -> tuple[int, ...]:
-    """Return the shape of the unknown taps."""
-    return stats.shape if stats.order is None else stats.order.shape
 
 
 def _several(stats: CrossSpectra) -> tuple[Array, Array]:
@@ -206,7 +198,7 @@ class Equations:
 
     def kernel(self, balance: float) -> Array:
         """Return the kernel."""
-        return self.combine(self.inverses(balance) * self.moment).reshape(_taps_of(self.stats))
+        return self.combine(self.inverses(balance) * self.moment).reshape(self.stats.tap_shape)
 
     def refined(self, balance: float) -> Array:
         """Return the kernel, corrected once by its own residual: Q's condition costs the eigenvectors digits."""

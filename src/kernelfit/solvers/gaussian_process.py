@@ -376,13 +376,8 @@ def _is_beyond(metric: Array, mean: Array, most: float) -> bool:
     largest = mean
     for _ in range(_POWER):
         largest = times(metric, largest / np.linalg.norm(largest))
-    step, x, ahead, pace, before = (
-        1 / (1.1 * np.linalg.norm(largest)),
-        np.zeros(len(mean)),
-        np.zeros(len(mean)),
-        1.0,
-        0.0,
-    )
+    step, pace, before = 1 / (1.1 * np.linalg.norm(largest)), 1.0, 0.0
+    x = ahead = np.zeros(len(mean))
     for i in range(1, _STEPS + 1):
         new = np.maximum(ahead - step * (mean + times(metric, ahead)), 0.0)
         if (new - x) @ (ahead - new) > 0:

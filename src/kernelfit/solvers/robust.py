@@ -12,7 +12,6 @@ from . import cholesky
 if TYPE_CHECKING:
     from ..engines.sampling import Sample
 
-ROBUST = (None, "huber", "tukey", "clip")
 #: Residuals, in standard deviations, from which each criterion holds them down: 95 % efficient for Gaussian noise
 # (P. Huber and E. Ronchetti, "Robust Statistics", 2nd ed., 2009, sections 4.6 and 4.8), and for "clip" nearly 100 %.
 TUNING = {"huber": 1.345, "tukey": 4.685, "clip": 4.0}

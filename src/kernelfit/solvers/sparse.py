@@ -185,12 +185,9 @@ class Sparse:
         fit = n * math.log(max(rss, floor) / n)
         if self.criterion == "aic":
             return fit + 2 * t
-        choices = _log_choices(stats.n_taps, t) if self.criterion == "ebic" else 0.0
+        m = stats.n_taps
+        choices = math.lgamma(m + 1) - math.lgamma(t + 1) - math.lgamma(m - t + 1) if self.criterion == "ebic" else 0.0
         return fit + t * math.log(n) + 2 * choices
-
-
-def _log_choices(m: int, t: int) -> float:
-    return math.lgamma(m + 1) - math.lgamma(t + 1) - math.lgamma(m - t + 1)
 
 
 def _on(stats: NormalEquations, chosen: list[int]) -> tuple[Array, Array]:

@@ -212,6 +212,15 @@ def _sample(top: int, even: bool, least: int) -> tuple[npt.NDArray[np.intp], Arr
     return index, weight
 
 
+def mirrored(n_cols: int) -> Array:
+    """Return how many columns of a transform each column of its half stands for."""
+    weights = np.full(n_cols // 2 + 1, 2.0)
+    weights[0] = 1.0
+    if n_cols % 2 == 0:
+        weights[-1] = 1.0
+    return weights
+
+
 def product(a: Array, b: Array) -> Array:
     """Return ``a @ b``; of small matrices without BLAS, whose threads spin and keep others from the processors."""
     if len(a) * b.size > _MOST_OWN:

@@ -9,7 +9,7 @@ import scipy.fft
 from ..core.cross_spectra import Complex, CrossSpectra
 from ..core.validation import Array
 from .block_toeplitz import Estimate
-from .spectral_band import ROUNDING, Band, penalty_spectrum, phases
+from .spectral_band import ROUNDING, Band, mirrored, penalty_spectrum, phases
 
 _CHUNK = 64
 _PILOTS = 6
@@ -19,11 +19,7 @@ _BALANCES = 10.0 ** np.arange(-15.0, 3.5)
 
 def estimate(stats: CrossSpectra, band: Band, given: float | None, workers: int = 1) -> Estimate:  # noqa: ARG001
     """Return the kernel, with the balance of the smallest estimated error if none is given, and no errors of taps."""
-    weights = np.full(stats.image_power.shape[1], 2.0)
-    weights[0] = 1.0
-    if stats.block[1] % 2 == 0:
-        weights[-1] = 1.0
-    level = float((stats.image_power @ weights).sum()) / math.prod(stats.block)
+    level = float((stats.image_power @ mirrored(stats.block[1])).sum()) / math.prod(stats.block)
     chosen = _choose(band, level, stats) if given is None else given
     return Estimate(_taps(stats, band.name, chosen * level, level), chosen, level, None, math.prod(stats.shape))
 
@@ -37,7 +33,8 @@ def _choose(band: Band, scale: float, stats: CrossSpectra) -> float:
     # log power of the residual in rings (Whittle's likelihood). Where they lead apart and one fits clearly worse, it is
     # dropped; else the one with the smaller estimated error is taken.
     counts = band.counts
-    weight = scale * np.maximum(band.penalty, 1e-3 * _lowest(band.penalty))
+    lowest = float(band.penalty[band.penalty > 0].min(initial=math.inf))
+    weight = scale * np.maximum(band.penalty, 1e-3 * (lowest if lowest < math.inf else 1.0))
     evidence = []
     for balance in _BALANCES:
         variance = band.power / (balance * weight) + 1
@@ -84,10 +81,6 @@ def _choose(band: Band, scale: float, stats: CrossSpectra) -> float:
     return min((end for end in ends if end[2] <= least + _WORSE), key=lambda end: end[1])[0]
 
 
-def _lowest(penalty: Array) -> float:
-    return float(penalty[penalty > 0].min()) if (penalty > 0).any() else 1.0
-
-
 def _transfer(power: Array, cross: Complex, penalty: Array, strength: float, scale: float) -> Complex:
     """Return ``C / (S + strength * q)``, zero where there is nothing to divide by."""
     divisor = power + strength * penalty
@@ -104,13 +97,11 @@ def _taps(stats: CrossSpectra, penalty: str, strength: float, scale: float) -> A
         some = slice(first, first + _CHUNK)
         q = penalty_spectrum(rows[some], cols, penalty)
         part += to_rows[:, some] @ _transfer(stats.image_power[some], stats.cross[some], q, strength, scale)
-    weights = np.full(len(cols), 2.0)
-    weights[0] = 1.0
-    if n_cols % 2 == 0:
-        weights[-1] = 1.0
-    to_cols = phases(np.arange(width) - stats.shift[1], cols).T * weights[:, None]
+    to_cols = phases(np.arange(width) - stats.shift[1], cols).T * mirrored(n_cols)[:, None]
     taps = (part @ to_cols).real / (n_rows * n_cols)
-    missing = _mean_transfer(stats) if stats.image_power[0, 0] <= 1e-9 * _beside(stats.image_power) else 0.0
+    # the transfer function at frequency zero, if it was removed with the mean, from the frequencies beside it
+    power = _beside(stats.image_power)
+    missing = _beside(stats.cross) / power if power > 0 and stats.image_power[0, 0] <= 1e-9 * power else 0.0
     return np.asarray(taps + missing / (n_rows * n_cols))
 
 
@@ -118,9 +109,3 @@ def _beside(values: npt.NDArray[np.generic]) -> float:
     """Return the mean of a spectrum's real part around frequency zero, itself left out."""
     near = [values[r, c].real for r in (-1, 0, 1) for c in (0, 1) if (r or c) and c < values.shape[1]]
     return float(np.mean(near))
-
-
-def _mean_transfer(stats: CrossSpectra) -> float:
-    """Return the transfer function at frequency zero, removed with the mean, from the frequencies beside it."""
-    power = _beside(stats.image_power)
-    return _beside(stats.cross) / power if power > 0 else 0.0

@@ -94,13 +94,14 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
     """Divide spectra; see `SpectralStats.solve`."""
     validation.known(penalty, PENALTIES, "penalty")
     given = as_balance(balance)
-    shape = stats.shape if stats.order is None else stats.order.shape
-    n_taps = math.prod(shape)
+    n_taps = math.prod(stats.tap_shape)
     with np.errstate(all="ignore"):
         variance = stats.target_energy - stats.target_sum**2 / max(1, stats.n_pixels)
         signal = variance > 1e-14 * stats.target_energy
         band = Band.of(stats, penalty, SAMPLES)
-        detail = _detail(band)
+        rest = band.power.copy()
+        rest[0, 0] = 0.0
+        detail = band.mean(rest) > 1e-20 * band.mean(band.power)  # else the image is a constant
         if not (detail and band.target.any()):
             return _nothing(stats, given, detail, signal)
         crop = n_taps > MOST_TAPS and stats.order is None
@@ -118,7 +119,7 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
     turned = stats.convention.operation == "convolution" and stats.order is None
     order: Callable[[Array], Array] = (lambda a: a[::-1]) if turned else (lambda a: a)
     return Estimate(
-        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(_shown(shape))),
+        kernel=np.ascontiguousarray(order(found.taps.ravel()).reshape(_shown(stats.tap_shape))),
         root=np.ascontiguousarray(order(factor)),
         noise_std=math.sqrt(rss / df_resid),
         rank=found.rank,
@@ -137,13 +138,6 @@ def divide(stats: CrossSpectra, balance: object, penalty: str, workers: int = 1)
 def _shown(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of the kernels of sources, of a single one its own."""
     return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
-
-
-def _detail(band: Band) -> bool:
-    """Say whether the image holds more than a constant."""
-    rest = band.power.copy()
-    rest[0, 0] = 0.0
-    return bool(band.mean(rest) > 1e-20 * band.mean(band.power))
 
 
 def _spectrum(band: Band, misfit: Array, kept: Array, balance: float) -> Spectrum:
@@ -198,7 +192,7 @@ def _nothing(stats: CrossSpectra, balance: float | None, detail: bool, signal: b
         mean = stats.target_sum / max(1, stats.n_pixels)
         findings.append(Finding(Verdict.NO_SIGNAL, f"every target pixel is {mean:.6g}"))
     empty: Array = np.zeros(0)
-    shape = stats.shape if stats.order is None else _shown(stats.order.shape)
+    shape = _shown(stats.tap_shape)
     return Estimate(
         kernel=np.zeros(shape),
         root=np.zeros((math.prod(shape), 0)),
