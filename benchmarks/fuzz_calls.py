@@ -27,7 +27,7 @@ import numpy as np
 import scipy.ndimage
 
 import kernelfit as kf
-from kernelfit.plotting import pages
+from kernelfit.plotting import text as pages
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import naive

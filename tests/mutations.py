@@ -65,7 +65,7 @@ ROOMS = {
     "api/test_accumulate_settings.py": [
         ("fitting/context.py", "if self.tiles and other.tiles else ()", "", "the_residual_is_judged")],
     "api/test_bad_input.py": [
-        ("data/observation.py", "first = (start + int(row), int(col))", "first = (int(row), int(col))",
+        ("data/observation.py", "first = (band.start + int(row), int(col))", "first = (int(row), int(col))",
          "nan_in_a_big_image")],
     "api/test_find.py": [
         ("solvers/least_squares.py", "stats.n_pixels - rank\n", "stats.n_pixels\n", "the_numbers_of_a_fit")],
@@ -87,7 +87,7 @@ ROOMS = {
         ("cli/arguments.py", 'conv.origin if mode == "same" else None', "conv.origin",
          "a_kernel_off_its_centre")],
     "api/test_dask_checkpoint.py": [
-        ("fitting/dask_checkpoint.py", 'if state.digest not in ("", known.hexdigest()):', "if False:", "another_call"),
+        ("fitting/dask_fit.py", 'if state.digest not in ("", known.hexdigest()):', "if False:", "another_call"),
         ("fitting/dask_portions.py", "(state.pairs, state.blocks)", "(state.pairs, 0)", "an_interrupted_sum")],
     "core/test_estimate.py": [
         ("core/estimate.py", "scipy.special.stdtrit(self.df_resid, tail)", "scipy.special.ndtri(tail)",
@@ -156,9 +156,9 @@ ROOMS = {
     "engines/test_sampled_gram.py": [
         ("engines/sampled_gram.py", "np.sqrt(slow), -1.0)", "ones, -1.0)", "left_out_or_count")],
     "engines/test_toeplitz_inverse.py": [
-        ("engines/toeplitz_inverse.py", "np.repeat([1.0, -1.0], n + 1)", "np.repeat([1.0, 1.0], n + 1)",
+        ("engines/implicit_gram.py", "np.repeat([1.0, -1.0], n + 1)", "np.repeat([1.0, 1.0], n + 1)",
          "it_is_the_inverse"),
-        ("engines/toeplitz_inverse.py", "falling = np.arange(m - 1, 0, -1)",
+        ("engines/implicit_gram.py", "falling = np.arange(m - 1, 0, -1)",
          "falling = 0 * np.arange(m - 1, 0, -1)", "its_power_is")],
     "engines/test_welch.py": [
         ("engines/welch.py", "weight[s : s + side] += window**2", "weight[s : s + side] = window**2",

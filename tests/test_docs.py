@@ -17,7 +17,7 @@ import pytest
 import kernelfit
 from kernelfit.cli.parser import main
 from kernelfit.fitting import requirements
-from kernelfit.plotting import pages
+from kernelfit.plotting import text as pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -53,7 +53,7 @@ WIDE = {
     "kernelfit.api.dask.find_kernel",
     "kernelfit.api.find.find_kernel",
     "kernelfit.api.kernel_map.kernel_map",
-    "kernelfit.api.stream.accumulate_stream",
+    "kernelfit.api.accumulate.accumulate_stream",
 }
 
 
@@ -236,7 +236,7 @@ def test_each_engine_has_one_importer():
     assert importers_of("numba") == importers_of("llvmlite") == {"compiled.jit"}
     assert importers_of("pyfftw") == {"compiled.fft"}
     assert importers_of("dask") == {"fitting.dask_sources", "fitting.dask_tasks"}
-    assert importers_of("threadpoolctl") == {"compiled.blas"}
+    assert importers_of("threadpoolctl") == {"compiled.threads"}
 
 
 OPTIONAL = {  # package: the layers that may ask for it, each by `require`, which names the extra

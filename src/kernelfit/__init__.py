@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .analysis.support import choose_support as choose_support
     from .api.accumulate import accumulate as accumulate
     from .api.accumulate import accumulate_spectra as accumulate_spectra
+    from .api.accumulate import accumulate_stream as accumulate_stream
     from .api.audit import audit as audit
     from .api.check_boundary import check_boundary as check_boundary
     from .api.check_noise import check_noise as check_noise
@@ -46,17 +47,16 @@ if TYPE_CHECKING:
     from .api.statistics import ChannelStats as ChannelStats
     from .api.statistics import NormalStats as NormalStats
     from .api.statistics import SpectralStats as SpectralStats
-    from .api.stream import accumulate_stream as accumulate_stream
     from .api.subtract import DifferenceImage as DifferenceImage
     from .api.subtract import subtract as subtract
     from .api.warm_up import warm_up as warm_up
     from .compiled.fft import set_fft as set_fft
     from .core.background import Background as Background
-    from .core.basis import Basis as Basis
     from .core.curve import Curve as Curve
     from .core.estimate import Prior as Prior
     from .core.estimate import Spectrum as Spectrum
     from .core.estimate import StrengthPath as StrengthPath
+    from .core.field import Basis as Basis
     from .core.findings import Finding as Finding
     from .core.findings import Verdict as Verdict
     from .core.geometry import Convention as Convention
@@ -99,7 +99,7 @@ _ROOMS = {
     "analysis.selection": ("Comparison", "compare"),
     "analysis.separation": ("Separation", "separable"),
     "analysis.support": ("Support", "choose_support"),
-    "api.accumulate": ("accumulate", "accumulate_spectra"),
+    "api.accumulate": ("accumulate", "accumulate_spectra", "accumulate_stream"),
     "api.audit": ("audit",),
     "api.check_boundary": ("check_boundary",),
     "api.check_noise": ("check_noise", "sandwich_errors"),
@@ -109,7 +109,6 @@ _ROOMS = {
     "api.match_psf": ("match_psf",),
     "api.results": ("KernelFit",),
     "api.statistics": ("ChannelStats", "NormalStats", "SpectralStats"),
-    "api.stream": ("accumulate_stream",),
     "api.subtract": ("DifferenceImage", "subtract"),
     "api.warm_up": ("warm_up",),
     "compiled.fft": ("set_fft",),
@@ -120,7 +119,7 @@ _ROOMS = {
     "core.model": ("Execution", "Model", "Noise", "Selection"),
     "core.curve": ("Curve",),
     "core.registration": ("Registration",),
-    "core.basis": ("Basis",),
+    "core.field": ("Basis",),
     "core.variation": ("Polynomial", "Spline"),
     "data.exposure": ("Exposure",),
     "diagnostics.boundary": ("BoundaryCheck", "BoundaryRow"),

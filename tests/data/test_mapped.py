@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import kernelfit
-from kernelfit.data import mapped
+from kernelfit.data import reader as mapped
 
 CODE = """
 import os, sys, numpy as np, kernelfit

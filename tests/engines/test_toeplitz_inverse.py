@@ -9,8 +9,7 @@ import kernelfit
 from helpers import assert_close
 from kernelfit.compiled.dense import invert_displaced
 from kernelfit.core.findings import Verdict
-from kernelfit.engines.implicit_gram import TorusInverse
-from kernelfit.engines.toeplitz_inverse import ToeplitzInverse
+from kernelfit.engines.implicit_gram import ToeplitzInverse, TorusInverse
 
 
 def windows(signal, taps):

@@ -16,8 +16,8 @@ from kernelfit import find_kernel
 from kernelfit.analysis import residuals
 from kernelfit.cli import progress
 from kernelfit.plotting import overview, panels, report
-from kernelfit.plotting.pages import advice
 from kernelfit.plotting.report import report_html, write_report
+from kernelfit.plotting.text import advice
 
 matplotlib = pytest.importorskip("matplotlib")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core import geometry
 from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_real

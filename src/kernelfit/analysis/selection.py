@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.dimensions import lowered, of_any_dimension
 from ..core.estimate import Estimate
 from ..core.normal_equations import NormalEquations

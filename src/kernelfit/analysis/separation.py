@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.estimate import Estimate
 from ..core.validation import as_count
 from .field import middle

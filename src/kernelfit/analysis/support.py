@@ -8,7 +8,7 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.special
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.normal_equations import NormalEquations
 from ..core.validation import as_number
 from ..solvers.cholesky import times

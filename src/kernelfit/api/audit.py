@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ..analysis.audit_record import Audit, judged
 from ..analysis.explanation import Evidence, Laid, centred, span_of
 from ..analysis.place import ORIENTATIONS, Box
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.container_calls import of_any_container
 from ..core.estimate import Estimate
 from ..core.findings import Verdict

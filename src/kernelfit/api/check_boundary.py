@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core import geometry
 from ..core.complex_numbers import taken_apart
 from ..core.dimensions import of_any_dimension

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.complex_numbers import raised, taken_apart
 from ..core.dimensions import of_any_dimension
 from ..core.estimate import Estimate, require_fit

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
 from ..core.model import Execution, Model, Selection
@@ -18,16 +18,16 @@ from ..fitting import dask_fit, requirements
 from ..fitting.checkpoint import Checkpoint
 from ..fitting.context import Context
 from ..fitting.dask_blocks import BlockGroup, determined, together, unmasked
-from ..fitting.dask_checkpoint import kept_equations
+from ..fitting.dask_fit import kept_equations
 from ..fitting.dask_sources import import_dask
 from ..fitting.dask_tasks import Sums
 from ..fitting.pipeline import Settings
 from ..fitting.statistics import context_of
 from ..solvers.least_squares import Solver
+from .accumulate import settings_of
 from .keywords import Call, Keywords, call_of, takes_keywords
 from .results import KernelFit
 from .statistics import ChannelStats, NormalStats, stats_of
-from .stream import settings_of
 
 
 @of_any_dimension

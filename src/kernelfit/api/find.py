@@ -5,7 +5,7 @@ from typing import Unpack
 
 import numpy.typing as npt
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.dimensions import SIGNAL, in_samples, of_any_dimension
 from ..core.findings import Finding, ranked
 from ..core.model import Execution, Model, Selection

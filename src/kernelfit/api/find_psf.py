@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..analysis.psf import PsfMeasurements, measure_psf
 from ..analysis.target_search import FOUND, aligned, detected
 from ..analysis.target_warp import Warp, homography
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.container_calls import of_any_container
 from ..core.findings import Verdict, more
 from ..core.geometry import Shape, as_pair

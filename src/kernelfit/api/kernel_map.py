@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..analysis import export
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.background import of_one_row
 from ..core.dimensions import in_samples, of_any_dimension, without_row
 from ..core.findings import Finding, Verdict, more, ranked

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.container_calls import of_any_container
 from ..core.validation import Array, as_number, as_workers, known
 from ..data.observation import as_image

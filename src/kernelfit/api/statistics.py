@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core import npz
 from ..core.cross_spectra import CrossSpectra, packed_spectra, unpacked_spectra
 from ..core.labels import Labels, with_labels

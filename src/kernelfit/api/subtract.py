@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core.containers import Opened, open_container
 from ..core.findings import Finding, Verdict, told
 from ..core.model import Execution, Model

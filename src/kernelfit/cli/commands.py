@@ -20,10 +20,9 @@ from ..imageio import fits_headers, kernels, read, write
 from ..imageio.planes import COLOURS, Choice
 from ..plotting.text import summary
 from . import arguments, series, signals, volumes
-from .inspection import audit, compare, explain, export, inspect, measured, print_json, psf
+from .inspection import audit, compare, explain, export, inspect, measured, print_json, psf, subtract
 from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, say
 from .serving import serve
-from .subtraction import subtract
 
 
 def run(args: argparse.Namespace) -> int:

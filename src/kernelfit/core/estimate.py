@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from .background import Background
 from .curve import Curve
 from .field import Omitted

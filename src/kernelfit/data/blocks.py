@@ -63,6 +63,7 @@ def sub_observation(observation: Observation, box: Box | Cuboid) -> Observation:
     """Return the problem of one box of the target pixels that are used."""
     plan = observation.geometry
     row, col = box.row * plan.stride[0], box.col * plan.stride[1]
+    corner = (0, 0) if observation.frame is None else observation.frame[1]
     part = dataclasses.replace(
         plan,
         before=(plan.before[0] - row, plan.before[1] - col),
@@ -74,12 +75,8 @@ def sub_observation(observation: Observation, box: Box | Cuboid) -> Observation:
         geometry=part,
         sources=tuple(moved(r, row, col, part.extended_shape) for r in observation.sources),
         targets=tuple(moved(r, box.row, box.col, part.size) for r in observation.targets),
-        frame=None if observation.frame is None else (observation.frame[0], _moved_corner(observation.frame[1], box)),
+        frame=None if observation.frame is None else (observation.frame[0], (corner[0] + box.row, corner[1] + box.col)),
     )
-
-
-def _moved_corner(corner: Shape, box: Box | Cuboid) -> Shape:
-    return corner[0] + box.row, corner[1] + box.col
 
 
 def alone(observation: Observation) -> Observation:

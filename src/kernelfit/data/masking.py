@@ -5,7 +5,7 @@ are excluded read as zero from here on, so that whatever stands there changes no
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..core.model import as_ends
 from .cells import Rect, common
-from .observation import Observation, WeightedObservation, Weights
+from .observation import Observation, WeightedObservation, Weights, bands
 from .reader import Reader, any_in_window
 
 Mask = npt.NDArray[np.bool_]
@@ -224,20 +224,22 @@ def broadcast(array: npt.NDArray[Any], shape: tuple[int, ...], name: str) -> npt
         raise ValueError(f"got {name} of shape {array.shape}, need {shape} or what broadcasts to it") from None
 
 
+def _where(array: Any, test: Callable[[npt.NDArray[Any]], Mask]) -> Mask | None:
+    """Return where a test holds of an array, None if nowhere."""
+    found: Mask | None = None
+    for rows, block in bands(array):
+        hit = test(block)
+        if hit.any():
+            if found is None:
+                found = np.zeros(array.shape, dtype=bool)
+            found[rows] = hit
+    return found
+
+
 def not_finite(array: Any) -> Mask | None:
     """Return where an array is NaN or infinite, None if nowhere."""
     array = getattr(array, "whole", array)  # of a complex number either part
-    if np.dtype(array.dtype).kind not in "fc":
-        return None
-    found: Mask | None = None
-    step = max(1, _BLOCK // max(1, array.shape[1]))
-    for start in range(0, array.shape[0], step):
-        bad = ~np.isfinite(np.asarray(array[start : start + step, :]))
-        if bad.any():
-            if found is None:
-                found = np.zeros(array.shape, dtype=bool)
-            found[start : start + step] = bad
-    return found
+    return _where(array, lambda block: ~np.isfinite(block)) if np.dtype(array.dtype).kind in "fc" else None
 
 
 def ends_in_words(ends: tuple[float, float]) -> str:
@@ -248,15 +250,7 @@ def ends_in_words(ends: tuple[float, float]) -> str:
 
 def at_ends(array: Any, ends: tuple[float, float]) -> Mask | None:
     """Return where an array reaches one of two ends, None if nowhere."""
-    found: Mask | None = None
-    step = max(1, _BLOCK // max(1, array.shape[1]))
-    for start in range(0, array.shape[0], step):
-        hit = reaches(np.asarray(array[start : start + step, :]), ends)
-        if hit.any():
-            if found is None:
-                found = np.zeros(array.shape, dtype=bool)
-            found[start : start + step] = hit
-    return found
+    return _where(array, lambda block: reaches(block, ends))
 
 
 def reaches(block: npt.NDArray[Any], ends: tuple[float, float]) -> Mask:
@@ -267,12 +261,7 @@ def reaches(block: npt.NDArray[Any], ends: tuple[float, float]) -> Mask:
 
 def count_at_ends(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) -> int:
     """Return how many pixels of a part of an array reach one of two ends."""
-    rows, cols = place
-    step = max(1, _BLOCK // max(1, array.shape[1]))
-    starts = range(rows.start, rows.stop, step)
-    return sum(
-        int(np.count_nonzero(reaches(np.asarray(array[r : min(r + step, rows.stop), cols]), ends))) for r in starts
-    )
+    return sum(int(np.count_nonzero(reaches(block, ends))) for _, block in bands(array, *place))
 
 
 def between_ends(arrays: Sequence[Any]) -> bool:
@@ -288,10 +277,8 @@ def between_ends(arrays: Sequence[Any]) -> bool:
 
 def _alike(array: Any, place: tuple[slice, slice], ends: tuple[float, float]) -> bool:
     """Return whether the pixels between two ends have one value, as in pictures of black and white."""
-    rows, cols = place
-    step, value = max(1, _BLOCK // max(1, array.shape[1])), None
-    for r in range(rows.start, rows.stop, step):
-        block = np.asarray(array[r : min(r + step, rows.stop), cols])
+    value = None
+    for _, block in bands(array, *place):
         left = block[~reaches(block, ends)]
         if left.size:
             value = left[0] if value is None else value

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -19,9 +19,9 @@ from ..core.mode import infer_mode, require_determined
 from ..core.model import Model
 from ..core.validation import Array
 from ..core.variation import Weight
-from . import chunked, mapped
+from . import chunked
 from .chunked import require_same_axes
-from .reader import Reader
+from .reader import Reader, plain
 
 #: The kinds of NumPy's types that are real numbers, and those that are numbers.
 REAL, NUMBERS = "biuf", "biufc"
@@ -134,7 +134,7 @@ def as_image(value: object, name: str, kinds: str = REAL, *, alone: bool = False
     if 0 in shape:
         raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel")
     if isinstance(array, np.ndarray):
-        return mapped.plain(array)
+        return plain(array)
     return chunked.sliceable(array)
 
 
@@ -159,7 +159,7 @@ def as_planes(value: object, name: str, axis: int | None, kinds: str = REAL) -> 
         raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel and one channel")
     if isinstance(array, np.ndarray):
         planes: list[Any] = list(np.moveaxis(array, at, 0))
-        found = [mapped.plain(plane) for plane in planes]
+        found = [plain(plane) for plane in planes]
         if at == 2 and len(planes) >= _MANY and array.nbytes <= _APART and type(found[0]) is np.ndarray:
             found = list(np.ascontiguousarray(found))  # else each is read by cache lines that hold the others
         return found
@@ -259,6 +259,15 @@ def surface_readers(observation: Observation, stride: Shape = (1, 1)) -> tuple[R
     return tuple(Reader(one, shape, before) for one in surfaces)
 
 
+def bands(array: Any, rows: slice | None = None, cols: slice = slice(None)) -> Iterator[tuple[slice, Any]]:
+    """Yield an array, or a part of it, as bands of rows that are read at once: where they stand, and their pixels."""
+    first, last = (0, array.shape[0]) if rows is None else (rows.start, rows.stop)
+    step = max(1, 2**20 // max(1, array.shape[1]))
+    for start in range(first, last, step):
+        band = slice(start, min(start + step, last))
+        yield band, np.asarray(array[band, cols])
+
+
 def refuse_nonfinite(observation: Observation) -> NoReturn:
     """Say which pixels made the sums overflow or turn into NaN."""
     many = len(set(map(id, _wholes(observation.sources)))) > 1
@@ -266,13 +275,11 @@ def refuse_nonfinite(observation: Observation) -> NoReturn:
         arrays = {id(array): array for array in _wholes(readers)}
         for channel, array in enumerate(arrays.values()):
             count, first = 0, (0, 0)
-            step = max(1, 2**20 // max(1, array.shape[1]))
-            for start in range(0, array.shape[0], step):
-                block = np.asarray(array[start : start + step, :])
+            for band, block in bands(array):
                 bad = ~np.isfinite(block if block.dtype.kind == "c" else block.astype(np.float64, copy=False))
                 if not count and bad.any():
                     row, col = np.argwhere(bad)[0]
-                    first = (start + int(row), int(col))
+                    first = (band.start + int(row), int(col))
                 count += int(bad.sum())
             if count and observation.plane is not None:
                 of_image = observation.plane.images[channel] if name == "image" else observation.plane.at
@@ -305,9 +312,8 @@ def refuse_tiny(observation: Observation) -> None:
     for name, readers in (("image", observation.sources), ("target", observation.targets)):
         largest = 0.0
         for reader in readers:
-            step = max(1, 2**20 // max(1, reader.array.shape[1]))
-            for start in range(0, reader.array.shape[0], step):
-                largest = max(largest, float(np.abs(np.asarray(reader.array[start : start + step, :], float)).max()))
+            for _, block in bands(reader.array):
+                largest = max(largest, float(np.abs(np.asarray(block, float)).max()))
         if 0 < largest < 2.0**-505:
             raise ValueError(
                 f"got {name} pixels of {largest:.2g} at most, so small that their squares underflow; "

@@ -100,25 +100,28 @@ class FitPlan:
         n_channels = len(self.groups[group]) // parts // self.n_pairs
         channel = {None: None, "shared": index % n_channels, "separate": group, "mixed": target}[self.channels]
 
-        def plane(value: object, name: str, at: int | None) -> object:
-            return self._plane(value, name, index // n_channels, at)
-
-        given, (image_masked, target_masked) = self.selection, self.masked
         field = observation.geometry.convention.field
         n_functions = 1 if field is None else field.n
-        n_images = len(observation.sources) // n_functions // (2 if self.numbers == "complex" else 1)
-        sources = ([channel] if n_images == 1 else list(range(n_images))) * (2 if self.numbers == "complex" else 1)
+        halves = 2 if self.numbers == "complex" else 1
+        n_images = len(observation.sources) // n_functions // halves
+        sources = ([channel] if n_images == 1 else list(range(n_images))) * halves
+        return self._said(index // n_channels, channel, [s for s in sources for _ in range(n_functions)])
+
+    def _said(self, pair: int, channel: int | None, sources: Sequence[int | None]) -> PlaneSelection:
+        """Return what is said of the pixels of one target of a pair, and of its sources, each a channel."""
+
+        def part(value: object, name: str, at: int | None) -> object:
+            return self._plane(value, name, pair, at)
+
+        given, (image_masked, target_masked) = self.selection, self.masked
         return PlaneSelection(
-            masks=(plane(given.mask, "mask", channel), plane(target_masked, "mask", channel)),
+            masks=(part(given.mask, "mask", channel), part(target_masked, "mask", channel)),
             image_masks=tuple(
-                both
-                for s in sources
-                for both in [(plane(given.image_mask, "image_mask", s), plane(image_masked, "image_mask", s))]
-                * n_functions
+                (part(given.image_mask, "image_mask", s), part(image_masked, "image_mask", s)) for s in sources
             ),
-            weights=plane(given.weights, "weights", channel),
+            weights=part(given.weights, "weights", channel),
             nan=given.nan,
-            saturated=given.saturated if parts == 1 else None,
+            saturated=given.saturated if self.numbers == "real" else None,
         )
 
     @functools.cached_property
@@ -145,24 +148,10 @@ class FitPlan:
 
     def _volume(self, own: Sequence[Observation], pair: int, channel: int | None, *, stored: bool) -> VolumeSelection:
         """Return what is said of the pixels of one volume, given the planes of its target."""
-
-        def part(value: object, name: str, at: int | None) -> object:
-            return self._plane(value, name, pair, at)
-
-        given, (image_masked, target_masked), plane = self.selection, self.masked, own[0].plane
+        plane, parts = own[0].plane, 2 if self.numbers == "complex" else 1
         assert plane is not None
-        parts = 2 if self.numbers == "complex" else 1
         sources = (list(range(plane.n_channels // parts)) if self.channels == "mixed" else [channel]) * parts
-        selection = PlaneSelection(
-            masks=(part(given.mask, "mask", channel), part(target_masked, "mask", channel)),
-            image_masks=tuple(
-                (part(given.image_mask, "image_mask", s), part(image_masked, "mask", s)) for s in sources
-            ),
-            weights=part(given.weights, "weights", channel),
-            nan=given.nan,
-            saturated=given.saturated if self.numbers == "real" else None,
-        )
-        return VolumeSelection(selection, own, self.n_planes[pair], stored=stored)
+        return VolumeSelection(self._said(pair, channel, sources), own, self.n_planes[pair], stored=stored)
 
     def require_numbers(self, numbers: str) -> None:
         """Refuse a pair that is complex where the one of a fit was not, or the other way round."""

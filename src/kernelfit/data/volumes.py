@@ -17,11 +17,11 @@ from ..core.background import require_room
 from ..core.estimate import Estimate
 from ..core.mode import infer_mode
 from ..core.model import Model, as_ends
-from . import chunked, mapped
+from . import chunked
 from .masked_blocks import MARKS, NUMBERED, laid
 from .masking import PlaneSelection, as_mask, as_weights, count_at_ends
 from .observation import REAL, Observation, Plane, Weights, as_array, lots, source_reader, target_reader
-from .reader import Reader
+from .reader import Reader, plain
 
 T = TypeVar("T")
 #: Planes whose residual is looked at, and those whose edges are.
@@ -65,7 +65,7 @@ def as_volume(value: object, name: str, kinds: str = REAL) -> list[Any]:
     if 0 in shape:
         raise ValueError(f"got an empty {name} (shape {shape}), need at least one pixel")
     if isinstance(array, np.ndarray):
-        return [mapped.plain(plane) for plane in array]
+        return [plain(plane) for plane in array]
     return chunked.planes(array, 0)
 
 

@@ -21,14 +21,13 @@ import numpy as np
 from ..core.estimate import Estimate
 from ..core.findings import Finding, Verdict
 from ..core.validation import Array
-from .displacement import moved
 from .drift import drifting
 from .lags import lags_of, residuals_of, suspects
 from .local_scores import CURVED, LOCAL, Cells, cells_of, evened, hotelling
 from .plateau import cut_off, missing
 from .quantization import ALONE, HALF_WAY, ROUNDING, beside, rounding_of, with_rounding
 from .rounding import Rounding, alike_where_flat, possible
-from .tile_design import TileDesign
+from .tile_design import TileDesign, moved
 from .tiles import Part, energy_of, root_of, trimmed, with_residuals
 
 #: Rows and columns of a tile that it takes to have derivatives.

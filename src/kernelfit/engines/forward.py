@@ -12,8 +12,8 @@ import numpy.typing as npt
 import scipy.fft
 
 from ..core import geometry
-from ..core.basis import Pairs
 from ..core.dimensions import of_any_dimension
+from ..core.field import Pairs
 from ..core.geometry import Convention, Geometry, Shape
 from ..core.model import Model
 from ..core.validation import Array, as_workers

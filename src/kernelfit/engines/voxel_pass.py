@@ -19,7 +19,7 @@ from ..compiled.threads import Progress, add, bands, counted, in_order
 from ..core.validation import Array
 from ..data.extent import Extent, Sides
 from ..data.observation import refuse_nonfinite, refuse_tiny
-from .weighing import Weighing
+from .passes import Weighing
 
 #: Voxels that a block may have.
 _ROOM = 2**20

@@ -22,7 +22,7 @@ from ..data.observation import Items, lots_of, together
 from ..solvers.cholesky import scaled_factor, times
 from ..solvers.least_squares import EPS
 from . import sampled_gram
-from .weighing import Hold
+from .passes import Hold
 from .weighted import TargetSums, assembled, recentered
 from .weighted import border as exact_border
 from .weighted_pass import Residual, residual

@@ -23,8 +23,7 @@ from ..data.observation import Items, WeightedObservation, lots_of, own_unknowns
 from ..data.reader import Reader
 from . import voxel_pass
 from .cost_model import segment
-from .passes import Frame, add_spectra, complex_spectra, grid, spectral_sums, tap_spectra
-from .weighing import Hold, Weighing
+from .passes import Frame, Hold, Weighing, add_spectra, complex_spectra, grid, spectral_sums, tap_spectra
 
 
 @dataclass(frozen=True, eq=False)

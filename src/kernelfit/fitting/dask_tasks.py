@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..compiled.blas import one_blas_thread
-from ..compiled.threads import add
+from ..compiled.threads import add, one_blas_thread
 from ..core.geometry import Geometry
 from ..core.validation import Array
 from ..data import blocks, chunked, masking

@@ -15,7 +15,7 @@ from ..core.findings import Finding, Verdict, ranked, with_edges
 from ..core.validation import Array
 from ..data.observation import Items
 from ..engines import weighted
-from ..engines.toeplitz_inverse import ToeplitzInverse
+from ..engines.implicit_gram import ToeplitzInverse
 from ..engines.weighted_pass import WeightedGram, residual
 from ..solvers.conjugate_gradient import (
     MOST_ITERATIONS,
@@ -29,8 +29,8 @@ from ..solvers.conjugate_gradient import (
     stop_rule,
 )
 from ..solvers.least_squares import EPS, doubts, little_redundancy
+from .equations import refine
 from .implicit_equations import ImplicitEquations, Lags, read
-from .refinement import refine
 
 #: So large an inverse is that of an image of zeros, which probes would only overflow with.
 _NOTHING = 1e100

@@ -20,9 +20,8 @@ from ..data.masking import weighed
 from ..data.observation import Items, WeightedObservation, lots_of, n_unknowns, surface_readers
 from ..data.reader import Reader
 from ..engines import accumulation, voxel_pass, weighted
-from ..engines.implicit_gram import NormalOperator, TorusInverse
+from ..engines.implicit_gram import NormalOperator, ToeplitzInverse, TorusInverse
 from ..engines.passes import Frame
-from ..engines.toeplitz_inverse import ToeplitzInverse
 from ..engines.voxel_pass import Turned
 from ..engines.weighted_pass import WeightedGram, mapped, residual
 

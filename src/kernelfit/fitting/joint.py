@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compiled.blas import one_blas_thread
-from ..compiled.threads import add, in_order
+from ..compiled.threads import add, in_order, one_blas_thread
 from ..core.estimate import Estimate
 from ..core.geometry import Shape
 from ..core.validation import Array

@@ -17,7 +17,7 @@ from ..core.model import PixelVariance
 from ..core.validation import Array
 from ..data.observation import Items, WeightedObservation, Weights
 from ..engines import patches, sampled_gram, weighted
-from ..engines.weighing import Hold
+from ..engines.passes import Hold
 from ..engines.weighted_iteration import Metric, Walk, walk
 from ..solvers import least_squares
 from .weighted_fitter import WeightedFitter

@@ -34,7 +34,7 @@ from ..diagnostics.samples import Memo
 from ..engines import weighted, weighted_iteration
 from ..engines.cost_model import Choice, resolve
 from ..engines.welch import lot_spectra
-from ..solvers import least_squares, varying
+from ..solvers import auto, least_squares
 from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.errors_in_variables import at_the_pixels, finish, shared, slow_variance, take_off
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, Solver
@@ -385,7 +385,7 @@ def with_errors(
 ) -> Estimate:
     """Return the solver's estimate of a least-squares `solution`, less the image's noise, with the errors asked for."""
     solver, noise, threads = settings.solver, settings.noise, settings.execution.threads
-    plain = varying.holds(solver, stats)
+    plain = auto.holds(solver, stats)
     observed, share, more, pairs = stats, 1.0, None, None
     std = ImageNoise.std_of(observations, noise.image_std)
     eliminations = eliminations if weighted_fit is None else weighted_fit.eliminations
@@ -396,7 +396,7 @@ def with_errors(
         stats, share = take_off(stats, std, known.counts, shift)
         pairs = known.pairs
     if noise.image_std or not plain:
-        estimate = varying.solve(solver, stats if noise.image_std else least_squares.about(stats, solution))
+        estimate = auto.solve(solver, stats if noise.image_std else least_squares.about(stats, solution))
     else:
         estimate = least_squares.estimate_of(stats, solution)
     if noise.image_std:
@@ -434,7 +434,7 @@ def with_background(
 def solved(stats: NormalEquations, solver: Solver) -> Estimate:
     """Return what a solver makes of statistics alone, their backgrounds included."""
     stats = settled(stats)
-    estimate = varying.solve(solver, stats)
+    estimate = auto.solve(solver, stats)
     if not stats.backgrounds:
         return estimate
     n_pixels = stats.n_pixels + sum(one.root.shape[1] for one in stats.backgrounds)

@@ -18,8 +18,7 @@ from ..engines import weighted_pass
 from ..solvers import cholesky, least_squares
 from .checkpoint import KernelSums
 from .context import Context, Tile
-from .equations import block_equations
-from .refinement import refine
+from .equations import block_equations, refine
 from .reweighting import Seen, reweighted
 from .statistics import Gathered, reweighed, surface_of, with_surfaces_of
 from .stream import Stream, Task, Work, computed, whole

@@ -35,8 +35,8 @@ from ..engines.small_tiles import Buffers, Solved, TileReader
 from ..solvers import cholesky, least_squares
 from ..solvers.least_squares import LeastSquaresSolution
 from . import pipeline
+from .equations import refine
 from .pipeline import Fitted, Settings
-from .refinement import refine
 
 #: Bytes of Gram matrices that are alive at a time.
 _BATCH = 2**26

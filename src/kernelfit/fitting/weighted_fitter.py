@@ -19,8 +19,8 @@ from ..solvers import cholesky, least_squares
 from ..solvers.cholesky import Inverse
 from ..solvers.errors_in_variables import take_off
 from ..solvers.least_squares import LeastSquaresSolution
+from .equations import refine
 from .image_noise import ImageNoise
-from .refinement import refine
 
 #: Where the iteration is known to be off, the exact ways may cost so many nanoseconds on one core.
 EXACT_IS_BEARABLE = 2e10

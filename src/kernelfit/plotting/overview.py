@@ -19,8 +19,21 @@ from ..core.validation import Array
 from ..imageio.planes import require
 from . import signals, volumes
 from .field import flux_map, kernel_grid, width_map
-from .panels import BLUE, GRAY, ORANGE, colorbar, cuts, error, frequency_response, kernel, new_axes, picture
-from .phase import halves, modulus, phase
+from .panels import (
+    BLUE,
+    GRAY,
+    ORANGE,
+    colorbar,
+    cuts,
+    error,
+    frequency_response,
+    halves,
+    kernel,
+    modulus,
+    new_axes,
+    phase,
+    picture,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

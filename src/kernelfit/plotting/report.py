@@ -25,8 +25,8 @@ from ..data.observation import NUMBERS, as_planes
 from ..imageio import write
 from ..imageio.planes import require
 from . import field, overview, panels, signals, volumes
-from .pages import advice
-from .phase import halves, modulus, phase
+from .panels import halves, modulus, phase
+from .text import advice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from ..compiled.blas import one_blas_thread
+from ..compiled.threads import one_blas_thread
 from ..core import geometry, validation
 from ..core.dimensions import of_any_dimension
 from ..core.geometry import Shape
