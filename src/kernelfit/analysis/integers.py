@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from ..core.estimate import Estimate, require_real
 from .filter_problem import Problem, as_problem, rounding_of, without_prior
@@ -59,7 +60,7 @@ def as_integers(fit: Estimate) -> IntegerKernel | None:
     if not size > 0 or not np.isfinite(fit.stderr).all():
         return None
     error = np.where(fit.stderr > 1e-3 * fit.stderr.max(), fit.stderr, fit.stderr.max())  # a choice held the others
-    reach = float(-_quantile(0.5 * _FALSE_ALARM / taps.size)) * np.hypot(error, _ROUGH * size)
+    reach = float(-scipy.special.ndtri(0.5 * _FALSE_ALARM / taps.size)) * np.hypot(error, _ROUGH * size)
     large = np.flatnonzero(np.abs(taps) > reach)
     together = 1.0
     if fit.root is not None and large.size and error.max() > 0:
@@ -117,9 +118,3 @@ def polish(fit: Estimate) -> dict[str, Any]:
         return {"notes": (*fit.notes, f"the kernel was not polished: {why}")}
     note = f"the kernel was polished: its taps are whole numbers over {whole.denominator}"
     return {"kernel": whole.kernel, "root_scale": 0.0, "typical_stderr": 0.0, "notes": (*fit.notes, note)}
-
-
-def _quantile(p: float) -> float:
-    import scipy.special
-
-    return float(scipy.special.ndtri(p))

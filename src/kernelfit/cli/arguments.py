@@ -56,13 +56,6 @@ def choice_of(args: argparse.Namespace, at: int) -> dict[str, Any]:
     return found
 
 
-def read_pair(args: argparse.Namespace) -> tuple[list[Any], list[str]]:
-    """Return image and target, and the Python that reads them."""
-    images, ends = read_planes(args, args.image, args.target)
-    names = zip(("image", "target"), (args.image, args.target), ends, strict=True)
-    return images, [f"{name} = read_image({path!r}{end}" for name, path, end in names]
-
-
 def read_planes(args: argparse.Namespace, *paths: str) -> tuple[list[Any], list[str]]:
     """Return the planes, and how the Python ends that reads each; one --channel is for the file that has them."""
     images: list[Any] = []
@@ -219,7 +212,24 @@ def read_one(
     return reader(path, **words), f"{name} = {verb}({', '.join(given)})"
 
 
-def laid(args: argparse.Namespace, conv: Any, mode: str) -> dict[str, Any]:
+def laying(args: argparse.Namespace, conv: Any, beyond: str = "symm") -> dict[str, Any]:
+    """Return how a kernel is laid on what there is: as the options say, else as the file, else with this boundary."""
+    boundary = args.boundary or (conv.boundary if conv is not None else None) or beyond
+    if args.fillvalue is not None and boundary != "fill":
+        raise BadCallError(f"got --fillvalue with --boundary {boundary}, need --boundary fill; declare that")
+    fill = args.fillvalue if args.fillvalue is not None else conv.fillvalue if conv is not None else 0.0
+    mode = args.mode or "same"
+    words = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
+    return {**words, **_laid(args, conv, mode)}
+
+
+def restoring(args: argparse.Namespace, conv: Any) -> dict[str, Any]:
+    """Return how a kernel is taken out of what there is."""
+    words = {name: getattr(args, name) for name in ("balance", "penalty", "edges", "nan", "workers")}
+    return {**words, "boundary": None if args.boundary == "none" else args.boundary, **_laid(args, conv, "same")}
+
+
+def _laid(args: argparse.Namespace, conv: Any, mode: str) -> dict[str, Any]:
     """Return origin and operation: those of the options, else those of the file."""
     given = {"operation": args.operation, "origin": args.origin}
     if conv is not None:

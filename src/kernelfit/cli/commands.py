@@ -22,6 +22,7 @@ from ..plotting.text import summary
 from . import arguments, series, signals, volumes
 from .inspection import audit, compare, explain, export, inspect, measured, print_json, psf, subtract
 from .options import DOUBTFUL, SOLVED, WORDS, BadCallError, say
+from .progress import duration
 from .serving import serve
 
 
@@ -109,7 +110,7 @@ def find(args: argparse.Namespace) -> int:
         notes += [f"report written to {args.report}"] if page is not None else []
         notes += [f"sums kept in {args.checkpoint}"] if args.checkpoint is not None else []
         notes += ["-o kernel.npz would keep the kernel"] if args.output is None else []
-        say(f"\n{'; '.join([f'{_duration(seconds)} for {pixels}', *notes])}", to=stream)
+        say(f"\n{'; '.join([f'{duration(seconds)} for {pixels}', *notes])}", to=stream)
     return SOLVED if fit.verdict.ok else DOUBTFUL
 
 
@@ -134,7 +135,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _find_pair(args: argparse.Namespace) -> series.Found:
     """Find the kernel of one pair, and draw the report that is asked for."""
-    (image, target), reading = arguments.read_pair(args)
+    (image, target), ends = arguments.read_planes(args, args.image, args.target)
+    reading = [f"image = read_image({args.image!r}{ends[0]}", f"target = read_image({args.target!r}{ends[1]}"]
     if args.output not in (None, "-"):
         kernels.require_complex(args.output, image.dtype, target.dtype)
     solver, solver_code = arguments.solver(args, image)
@@ -152,10 +154,6 @@ def _find_pair(args: argparse.Namespace) -> series.Found:
     return series.fit_pair(args, (image, target), args.shape, words, pixels, call, names=names, note=note)
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
 def apply(args: argparse.Namespace) -> int:
     """Lay a kernel on an image."""
     if volumes.wanted(args):
@@ -164,13 +162,8 @@ def apply(args: argparse.Namespace) -> int:
         return signals.apply(args)
     image, held, kept = _image_and_kernel(args)
     conv = held.convention
-    boundary = args.boundary or (conv.boundary if conv is not None else None) or "symm"
-    if args.fillvalue is not None and boundary != "fill":
-        raise BadCallError(f"got --fillvalue with --boundary {boundary}, need --boundary fill; declare that")
-    fill = args.fillvalue if args.fillvalue is not None else conv.fillvalue if conv is not None else 0.0
-    mode = args.mode or "same"
-    words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
-    words |= arguments.laid(args, conv, mode)
+    words = arguments.laying(args, conv)
+    mode, boundary = words["mode"], words["boundary"]
     if args.stride is not None:
         words |= {"stride": args.stride, "offset": args.offset or 0}
     elif conv is not None and conv.strided:
@@ -245,15 +238,7 @@ def deconvolve(args: argparse.Namespace) -> int:
     if min(np.subtract(image.shape[:2], sides)) < 0:
         msg = f"got a kernel of {sides[0]} x {sides[1]} taps for an image of {image.shape[0]} x {image.shape[1]} pixels"
         raise BadCallError(f"{msg}, need one that is no larger; is it the right file?")
-    words = {
-        "balance": args.balance,
-        "boundary": None if args.boundary == "none" else args.boundary,
-        "penalty": args.penalty,
-        "edges": args.edges,
-        "nan": args.nan,
-        **arguments.maps(args)[0],
-        **arguments.laid(args, held.convention, "same"),
-    }
+    words = {**arguments.restoring(args, held.convention), **arguments.maps(args)[0]}
     if held.kernel.ndim == 4:
         msg = f"{args.kernel}: got kernels of each channel from each, need one, or one for each channel"
         raise BadCallError(f"{msg}; find the kernel with --channels separate or shared")
@@ -264,7 +249,7 @@ def deconvolve(args: argparse.Namespace) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         both = zip(planes, kernels, strict=True)
-        made = [kernelfit.deconvolve(plane, kernel, workers=args.workers, **words) for plane, kernel in both]
+        made = [kernelfit.deconvolve(plane, kernel, **words) for plane, kernel in both]
     for message in dict.fromkeys(str(one.message) for one in caught):
         say("kernelfit:", message.replace("mask=", "--mask"), to="stderr")
     restored = made[0] if colours.ndim == 2 else np.stack(made, axis=-1)
@@ -326,7 +311,7 @@ def _write_image(
 def warm_up(args: argparse.Namespace) -> int:
     """Compile everything, once."""
     seconds = kernelfit.warm_up(args.only, progress=lambda use: say(f"compiling what {use} needs", to="stderr"))
-    say(f"ready after {_duration(seconds)}")
+    say(f"ready after {duration(seconds)}")
     return SOLVED
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .. import __version__, find_kernel
 from ..core.estimate import Estimate
 from ..imageio import read, write
+from .progress import duration
 
 # stackoverflow.com/questions/55560333: which 5 x 5 kernel makes the second matrix out of the first?
 QUESTION = """94 166 76 106 152 232; 48 242 30 98 46 210; 52 60 86 60 216 248;
@@ -102,11 +103,7 @@ def _timed(solve: Callable[[], Estimate]) -> tuple[Estimate, float, float]:
 
 def _report(say: Callable[[str], object], fit: Estimate, seconds: float, first: float) -> None:
     say(f"\n   verdict  {fit.verdict.value}")
-    say(f"   time     {_duration(seconds)}  ({_duration(first)} the first time: machine code is loaded or compiled)")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    say(f"   time     {duration(seconds)}  ({duration(first)} the first time: machine code is loaded or compiled)")
 
 
 def _table(kernel: NDArray[Any]) -> str:

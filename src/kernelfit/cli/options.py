@@ -67,6 +67,22 @@ def lattice(parser: Any, text: str, first: str) -> None:
     )
 
 
+def counted(group: Any) -> None:
+    """Add which pixels count, and how noisy they are."""
+    group.add_argument(
+        "--mask", type=named, metavar="FILE", help="an image that is not zero where a target pixel is to be left out"
+    )
+    group.add_argument("--image-mask", type=named, metavar="FILE", help="the same for bad pixels of IMAGE")
+    group.add_argument("--weights", type=named, metavar="FILE", help="inverse variance of each target pixel")
+    group.add_argument("--nan", type=one_of(("error", "mask")), metavar="N",
+                       help="pixels that are NaN: error (default), or mask to leave them out")  # fmt: skip
+    group.add_argument("--noise", type=noise, metavar="N",
+                       help="constant (default), poisson, or GAIN,READ_NOISE in electrons")  # fmt: skip
+    group.add_argument("--saturated", type=saturated, default="auto", metavar="S",
+                       help="target pixels to leave out: LOW,HIGH (at or beyond them), none, or auto (default), "
+                       "the ends of an integer type's range")  # fmt: skip
+
+
 def workers(parser: Any) -> None:
     """Add the number of threads."""
     parser.add_argument("--workers", type=count, metavar="N", help="number of threads (default: all cores)")

@@ -10,6 +10,7 @@ from .options import (
     OPERATIONS,
     choices,
     count,
+    counted,
     force,
     index,
     lattice,
@@ -55,14 +56,7 @@ def audit(add: Callable[..., Any]) -> None:
     pixels = parser.add_argument_group("which pixels count, and what lies beside the kernel")
     pixels.add_argument("--background", type=index, default=0, metavar="DEGREE",
                         help="polynomial surface beside it: 0 a constant (default), 1 a plane")  # fmt: skip
-    pixels.add_argument("--mask", type=named, metavar="FILE", help="an image, not zero where a pixel is left out")
-    pixels.add_argument("--image-mask", type=named, metavar="FILE", help="the same for bad pixels of IMAGE")
-    pixels.add_argument("--weights", type=named, metavar="FILE", help="inverse variance of each target pixel")
-    pixels.add_argument("--nan", type=one_of(("error", "mask")), metavar="N", help="NaN: error (default), or mask")
-    pixels.add_argument("--noise", type=noise, metavar="N",
-                        help="constant (default), poisson, or GAIN,READ_NOISE in electrons")  # fmt: skip
-    pixels.add_argument("--saturated", type=saturated, default="auto", metavar="S",
-                        help="target pixels to leave out: LOW,HIGH, none, or auto (default)")  # fmt: skip
+    counted(pixels)
     add_workers(parser)
     machines(parser)
     parser.set_defaults(channels=None, shape=None)

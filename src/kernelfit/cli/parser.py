@@ -35,17 +35,16 @@ from .options import (
     auto_or_index,
     auto_or_number,
     choices,
+    counted,
     edge,
     force,
     index,
     lattice,
     machines,
     named,
-    noise,
     number,
     one_of,
     pair,
-    saturated,
     say,
     strength,
     which,
@@ -242,23 +241,12 @@ def _find(add: _Adder) -> None:
     how.add_argument("--checkpoint", type=named, metavar="FILE.npz",
                      help="stream the pixels and keep the sums here; the same call goes on from there")  # fmt: skip
     pixels = find.add_argument_group("which pixels count, and how much")
-    pixels.add_argument(
-        "--mask", type=named, metavar="FILE", help="an image that is not zero where a target pixel is to be left out"
-    )
-    pixels.add_argument("--image-mask", type=named, metavar="FILE", help="the same for bad pixels of IMAGE")
-    pixels.add_argument("--weights", type=named, metavar="FILE", help="inverse variance of each target pixel")
-    pixels.add_argument("--nan", type=one_of(("error", "mask")), metavar="N",
-                        help="pixels that are NaN: error (default), or mask to leave them out")  # fmt: skip
-    pixels.add_argument("--noise", type=noise, metavar="N",
-                        help="constant (default), poisson, or GAIN,READ_NOISE in electrons")  # fmt: skip
+    counted(pixels)
     pixels.add_argument("--image-noise", type=number, metavar="S",
                         help="noise of IMAGE itself (standard deviation), to be taken off (default: 0)")  # fmt: skip
     pixels.add_argument("--errors", type=one_of(ERRORS), metavar="E",
                         help=choices(ERRORS, "plain") + ": error bars for noise that is correlated")  # fmt: skip
     pixels.add_argument("--robust", type=one_of(ROBUST), metavar="R", help=choices(ROBUST, "none") + ": outliers")
-    pixels.add_argument("--saturated", type=saturated, default="auto", metavar="S",
-                        help="target pixels to leave out: LOW,HIGH (at or beyond them), none, or auto (default), "
-                        "the ends of an integer type's range")  # fmt: skip
     out = find.add_argument_group("what comes out")
     out.add_argument(
         "-o", "--output", type=named, metavar="KERNEL", help="write the kernel here; - is NPY on the standard output"

@@ -23,6 +23,11 @@ def told(listener: Callable[[str, float | None], None]) -> Iterator[None]:
         _told.remove(listener)
 
 
+def duration(seconds: float) -> str:
+    """Say how long something took."""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
 class Bar:
     """A progress callback ``bar(stage, done, total)`` that draws one line on a terminal, and wipes it away."""
 

@@ -142,7 +142,7 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> Found:
     start = time.perf_counter()
     with Bar(0) as bar, warnings.catch_warnings():
         warnings.simplefilter("always", RuntimeWarning)
-        warnings.showwarning = _say
+        warnings.showwarning = lambda message, *_, **__: say(f"kernelfit: {message}", to="stderr")
         pairs = Pairs(args, bar)
         bar.note("starting")
         try:
@@ -156,7 +156,3 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> Found:
         fit = stats.solve(solver)
     many = f"{stats.n_pixels} target pixels of {len(pairs)} pair{'s'[: len(pairs) > 1]}"
     return Found(fit, many, pairs.python(settings, code or "None"), time.perf_counter() - start)
-
-
-def _say(message: Warning | str, *_: object, **__: object) -> None:
-    say(f"kernelfit: {message}", to="stderr")

@@ -8,6 +8,7 @@ import numpy as np
 
 import kernelfit
 
+from ..core.npz import write_whole
 from ..imageio import kernels, signals, write
 from ..imageio.signals import Signal
 from . import arguments
@@ -59,17 +60,14 @@ def find(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[Found, int
     solver, solver_code = arguments.solver(args, x)
     if args.lags is not None:
         settings = {"lags": args.lags, **settings}
-    if solver == "auto" and _n_taps(args) > _MOST_CHOSEN:
+        n_taps = args.lags[1] - args.lags[0] + 1
+    else:
+        n_taps = args.shape if isinstance(args.shape, int) else 0
+    if solver == "auto" and n_taps > _MOST_CHOSEN:
         solver, solver_code = None, ""
     call = arguments.python(args.shape, code, settings, {**map_code, "solver": solver_code}, "read_signal")
     words = {"solver": solver, **settings, **maps}
     return fit_pair(args, (x, y), args.shape, words, f"{len(x)} samples", call), next(iter(rates), None)
-
-
-def _n_taps(args: argparse.Namespace) -> int:
-    if args.lags is not None:
-        return int(args.lags[1] - args.lags[0] + 1)
-    return args.shape if isinstance(args.shape, int) else 0
 
 
 def _read(args: argparse.Namespace, name: str, at: int) -> tuple[Signal, str]:
@@ -79,21 +77,16 @@ def _read(args: argparse.Namespace, name: str, at: int) -> tuple[Signal, str]:
 def apply(args: argparse.Namespace) -> int:
     """Lay a kernel on a signal."""
     held = kernels.read_kernel(args.kernel)
-    known = held.convention.boundary if held.convention is not None else None
-    mode, boundary = args.mode or "same", args.boundary or known or "fill"
-    words = {"mode": mode, "boundary": boundary, "fillvalue": args.fillvalue or 0.0}
-    words |= arguments.laid(args, held.convention, mode)
+    words = {"workers": args.workers, **arguments.laying(args, held.convention, "fill")}
     if args.stride is not None:
         words |= {"stride": args.stride, "offset": args.offset or 0}
-    return _written(args, held, kernelfit.apply_kernel, words, f"boundary {boundary}")
+    return _written(args, held, kernelfit.apply_kernel, words, f"boundary {words['boundary']}")
 
 
 def deconvolve(args: argparse.Namespace) -> int:
     """Restore what a signal was before a kernel."""
     held = kernels.read_kernel(args.kernel)
-    boundary = None if args.boundary == "none" else args.boundary
-    words = {"balance": args.balance, "boundary": boundary, "penalty": args.penalty, "edges": args.edges}
-    words |= {"nan": args.nan, **arguments.laid(args, held.convention, "same")}
+    words = arguments.restoring(args, held.convention)
     return _written(args, held, kernelfit.deconvolve, words, f"balance {args.balance}")
 
 
@@ -108,12 +101,12 @@ def _written(
     taps = held.kernel[:, 0] if held.convention is None and held.kernel.shape[1:] == (1,) else held.kernel
     if taps.ndim != 1:
         raise BadCallError(f"{args.kernel}: got kernels of shape {taps.shape} for a signal, need one of one dimension")
-    made = verb(signal.samples, taps, workers=args.workers, **words)
+    made = verb(signal.samples, taps, **words)
     if isinstance(args.nan, float):
         made = np.where(np.isnan(made), args.nan, made)
     if kept is None:
         write.write_stdout(made)
         return SOLVED
-    signals.write_signal(kept, made, signal.rate, overwrite=args.force)
+    write_whole(kept, signals.signal_writer(kept, made, signal.rate), "the signal", overwrite=args.force)
     say(f"{args.output}: {len(made)} samples, {how}")
     return SOLVED

@@ -9,6 +9,7 @@ import numpy as np
 
 import kernelfit
 
+from ..core.npz import write_whole
 from ..imageio import kernels, volumes, write
 from ..imageio.volumes import read_volume
 from . import arguments
@@ -74,9 +75,7 @@ def deconvolve(args: argparse.Namespace) -> int:
         raise BadCallError(
             f"{args.kernel}: got a kernel of stride {conv.stride}, need one of a volume that keeps its size"
         )
-    words = {name: getattr(args, name) for name in ("balance", "penalty", "edges", "nan", "workers")}
-    words["boundary"] = None if args.boundary == "none" else args.boundary
-    words |= arguments.laid(args, conv, "same") | arguments.maps(args, _whole(args))[0]
+    words = {**arguments.restoring(args, conv), **arguments.maps(args, _whole(args))[0]}
     made = kernelfit.deconvolve(target, held.kernel, **words)
     return _written(args, kept, made, f"balance {args.balance}")
 
@@ -86,11 +85,8 @@ def apply(args: argparse.Namespace) -> int:
     held = _kernel(args)
     (kept,) = arguments.check_outputs(args, (args.output, "the volume", volumes.SUFFIXES))
     image, _ = _read(args, "image", 0)
-    conv, mode = held.convention, args.mode or "same"
-    boundary = args.boundary or (conv.boundary if conv is not None else None) or "symm"
-    fill = args.fillvalue if args.fillvalue is not None else conv.fillvalue if conv is not None else 0.0
-    words: dict[str, Any] = {"mode": mode, "boundary": boundary, "fillvalue": fill if boundary == "fill" else 0.0}
-    words |= arguments.laid(args, conv, mode)
+    conv = held.convention
+    words = arguments.laying(args, conv)
     for name in ("stride", "offset"):
         value = getattr(args, name) if conv is None or getattr(args, name) is not None else getattr(conv, name)
         words |= {} if value is None else {name: value}
@@ -104,13 +100,13 @@ def apply(args: argparse.Namespace) -> int:
         made = made + surface
     if args.nan is not None:
         made = np.where(np.isnan(made), args.nan, made)
-    return _written(args, kept, made, f"boundary {boundary}")
+    return _written(args, kept, made, f"boundary {words['boundary']}")
 
 
 def _written(args: argparse.Namespace, kept: Path | None, made: Any, how: str) -> int:
     if kept is None:
         write.write_stdout(made)
         return SOLVED
-    volumes.write_volume(kept, made, overwrite=args.force)
+    write_whole(kept, write.array_writer(kept, made), "the volume", overwrite=args.force)
     say(f"{args.output}: {' x '.join(map(str, made.shape))} pixels, {how}")
     return SOLVED

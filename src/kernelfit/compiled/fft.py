@@ -404,27 +404,18 @@ def _hollow(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def borrow(rows: int, length: int, n_arrays: int, n_sources: int, *, halo: int = 0) -> RowTransforms:
     """Take transforms of rows from the pool, or plan them."""
-    return _take(RowTransforms, rows, length, n_arrays, n_sources, halo)
-
-
-def borrow_block(rows: int, cols: int) -> BlockTransforms:
-    """Take transforms of blocks from the pool, or plan them; what is left in the buffer is anything."""
-    return _take(BlockTransforms, rows, cols)
-
-
-def borrow_slice(height: int, rows: int, cols: int) -> SliceTransforms:
-    """Take transforms of planes from the pool, or plan them; what is left in the buffer is anything."""
-    return _take(SliceTransforms, height, rows, cols)
+    return take(RowTransforms, rows, length, n_arrays, n_sources, halo)
 
 
 def borrow_plane(rows: int, cols: int, dtype: npt.DTypeLike) -> PlaneTransforms:
     """Take transforms of an image from the pool, or plan them; what is left in the spectra is anything."""
-    found = _take(PlaneTransforms, rows, cols, np.dtype(dtype).name)
+    found = take(PlaneTransforms, rows, cols, np.dtype(dtype).name)
     found.claim()
     return found
 
 
-def _take(kind: type[Transforms], *sides: int | str) -> Transforms:
+def take(kind: type[Transforms], *sides: int | str) -> Transforms:
+    """Take transforms of these sides from the pool, or plan them; what is left in their buffers is anything."""
     with _lock:
         rest: tuple[Any, ...] = *sides, _settings["backend"], _settings["effort"]
         idle = _pool.get((kind, *rest))

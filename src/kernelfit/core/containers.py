@@ -80,7 +80,10 @@ def open_container(value: Any, name: str) -> Opened | None:
             mask = np.asarray(value.mask)
             return None if plain is None else dataclasses.replace(plain, mask=mask if mask.any() else None)
         if hasattr(value, "to_value"):
-            return Opened(value.value, _quantity, unit=value.unit.to_string())
+            quantity = sys.modules["astropy.units"].Quantity
+            return Opened(
+                value.value, lambda array, _, unit, __: quantity(array, unit, copy=False), unit=value.unit.to_string()
+            )
     return None
 
 
@@ -176,10 +179,6 @@ def _frame(value: Any) -> Opened | None:
 def _moments(index: Any) -> Any:
     """Return the values of an index; times of a zone in universal time, where they are evenly spaced."""
     return (index if getattr(index, "tz", None) is None else index.tz_convert(None)).to_numpy()
-
-
-def _quantity(array: npt.NDArray[Any], places: Places, unit: str, channels: Axis | None) -> Any:
-    return sys.modules["astropy.units"].Quantity(array, unit, copy=False)
 
 
 def _nddata(value: Any, name: str) -> Opened:

@@ -86,7 +86,10 @@ def correct(
     shaping = shaping if two else shaping[None, None]
     joint = [covariance(extents[s], given[s], shaping, workers, eliminations[s], pixels) for s in at_once]
     n_taps = fit.kernel.size
-    gram = _weighted_gram(items, fit, workers) if gram is None else gram
+    if gram is None and fit.uncertainty == "posterior":  # with it alone the covariance has the weighted Gram matrix
+        gram = weighted.statistics(items, engine_of(items[0].observation), workers).gram
+    elif gram is None:
+        gram = np.zeros((n_taps, n_taps))
     changed = sandwich.with_scores(fit, gram, np.sum([one[:n_taps, :n_taps] for one in joint], axis=0) + more)
     if fit.background is not None:
         # c - c0 = R (R'Phi'W v - half' (k - k0)), and k - k0 = C m / s^2 of the moments m
@@ -110,13 +113,6 @@ def _elimination(items: Items, workers: int) -> Elimination | None:
         return None
     sums, n_taps, nothing = weighted.border(items, workers), items[0].n_taps, np.zeros((1, items[0].n_terms))
     return Elimination.of(sums[:n_taps, n_taps:], sums[n_taps:, n_taps:], nothing)
-
-
-def _weighted_gram(items: Items, fit: Estimate, workers: int) -> Array:
-    """Return the weighted Gram matrix if it matters to the covariance, which is so under a prior alone."""
-    if fit.uncertainty != "posterior":
-        return np.zeros((fit.kernel.size,) * 2)
-    return weighted.statistics(items, engine_of(items[0].observation), workers).gram
 
 
 def plain_scores(

@@ -226,7 +226,7 @@ class _Spectra:
     ) -> Strips | None:
         from ..compiled import fft, lag_sums
 
-        transform = fft.borrow_slice(self.height, *self.shape)
+        transform = fft.take(fft.SliceTransforms, self.height, *self.shape)
         block, (height, width) = transform.block, shape
         block[height:], block[:height, width:] = 0.0, 0.0
         reader.read(block[:height, :width], *corner)

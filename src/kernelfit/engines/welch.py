@@ -249,7 +249,7 @@ def _by_blocks(observation: Observation, layout: _Layout, means: tuple[float, ..
     def band(some: list[tuple[Shape, Shape]]) -> tuple[Array, ...]:
         powers, sums = (np.zeros(shape), np.zeros(shape)), np.zeros((2, 2))
         cross = np.zeros(shape, dtype=np.complex128)
-        transform = fft.borrow_block(rows, cols)
+        transform = fft.take(fft.BlockTransforms, rows, cols)
         block, spectra = transform.block, transform.spectra
         block[...] = 0.0  # beyond the pixels of a block larger than the image
         for (row, col), owned in some:

@@ -285,15 +285,11 @@ def _begun(
     names = [which] if which != "auto" else list(both)
     first = {name: both[name].first_kernel(execution) for name in names}
     if which == "auto":
-        gains = {name: _amplification(fit.kernel) for name, fit in first.items()}
+        # what a kernel makes of white noise beside the light that it passes: the sharper image has the less
+        light = {name: float(fit.kernel.sum()) ** 2 for name, fit in first.items()}
+        gains = {n: float((fit.kernel**2).sum()) / light[n] if light[n] > 0 else math.inf for n, fit in first.items()}
         which = "science" if gains["science"] < _CLEARLY * gains["reference"] else "reference"
     return which, both[which], first[which]
-
-
-def _amplification(kernel: Array) -> float:
-    """Return what the kernel makes of white noise beside the light that it passes: the sharper image has the less."""
-    total = float(kernel.sum()) ** 2
-    return float((kernel**2).sum()) / total if total > 0 else math.inf
 
 
 def _kernels(kernel: Array, conv: Convention) -> tuple[Array, Array, Array]:

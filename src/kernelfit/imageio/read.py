@@ -236,7 +236,9 @@ def _read_with_pillow(path: Path, choice: Choice, kind: str) -> Any:
             if choice.channel is None and n_bands > 1:
                 judge_planes(path, (*picture.size[::-1], n_bands), choice.colours)
             if mode == "P":
-                array = _without_palette(picture)
+                array = _gray_if_possible(  # the colours that it stands for
+                    np.array(picture.convert("RGBA" if "transparency" in picture.info else "RGB"))
+                )
             else:
                 deep = _deep_png(path) if kind == "PNG" and n_bands > 1 else None
                 array = np.array(picture) if deep is None else deep
@@ -254,11 +256,6 @@ def _deep_png(path: Path) -> Any:
         return None
     codecs = require("imagecodecs", package="imagecodecs", extra="cli", purpose="reading PNG files of 16-bit colours")
     return codecs.png_decode(data)
-
-
-def _without_palette(picture: Any) -> NDArray[Any]:
-    """Return the colours that a palette stands for; gray where all of them are."""
-    return _gray_if_possible(np.array(picture.convert("RGBA" if "transparency" in picture.info else "RGB")))
 
 
 def _gray_if_possible(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy  # whose parts are imported when first used: some take a second
 
-from ..core.npz import ImageFileError, Writer, reading, require_length, require_plain, write_whole
+from ..core.npz import ImageFileError, Writer, reading, require_length, require_plain
 from .planes import Choice
 from .read import kind_of, quiet, read_table
 from .scientific import read_hdf5, read_zarr
@@ -185,8 +185,3 @@ def signal_writer(path: Path, samples: npt.NDArray[Any], rate: int | None) -> Wr
 
         return write
     return lambda file: np.save(file, samples, allow_pickle=False)
-
-
-def write_signal(path: Path, samples: npt.NDArray[Any], rate: int | None, *, overwrite: bool = False) -> None:
-    """Write samples in the format that the name says, whole or not at all."""
-    write_whole(path, signal_writer(path, samples, rate), "the signal", overwrite=overwrite)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.npz import ImageFileError, reading, write_whole
+from ..core.npz import ImageFileError, reading
 from .planes import Choice
 from .read import kind_of, open_tiff, quiet, read_array, tiff_pixels
-from .write import array_writer
 
 SUFFIXES = (".npy", ".tif", ".tiff", ".fits")
 #: Bytes of pages that are kept.
@@ -122,8 +121,3 @@ class _Pages:
             self._kept.move_to_end(at)
             kept: NDArray[Any] = self._kept[at]
             return kept
-
-
-def write_volume(path: Path, volume: NDArray[Any], *, overwrite: bool = False) -> None:
-    """Write a volume in the format that the name says: NPY or FITS in float64, a TIFF of gray pages in float32."""
-    write_whole(path, array_writer(path, volume), "the volume", overwrite=overwrite)
