@@ -123,6 +123,7 @@ def test_one_channel_to_two_and_back(folder, capsys):
     ("find wet.npy wet.npy --lags 0,9 -o k.wav", "unknown rate"),
     ("find cut.wav wet.wav --lags 0,9", "cut.wav"),
     ("apply stereo.wav response.npy -o a.wav", "got 2 channels"),
+    ("apply wet.npy response.npy --boundary wrap --fillvalue 2 -o a.npy", "need --boundary fill"),
 ])  # fmt: skip
 def test_mistakes_are_told(folder, words, match, capsys):
     scipy.io.wavfile.write("slow.wav", 4000, np.zeros(4000, np.float32))
@@ -130,6 +131,18 @@ def test_mistakes_are_told(folder, words, match, capsys):
     np.save("response.npy", RESPONSE)
     assert main(words.split()) == 2
     assert match in capsys.readouterr().err
+
+
+def test_what_lies_beyond_a_signal_is_what_the_kernel_was_found_with(folder):
+    words = "--shape 4 --mode same --boundary fill --fillvalue -3 --solver least-squares -o kernel.npz"
+    assert main(["find", "dry.wav", "wet.npy", *words.split()]) in (0, 1)
+    assert main(["apply", "wet.npy", "kernel.npz", "-o", "again.npy"]) == 0
+    held = read_kernel("kernel.npz")
+    kinds = {"mode": "same", "boundary": "fill", "origin": held.convention.origin}
+    expected = kernelfit.apply_kernel(np.load("wet.npy"), held.kernel, fillvalue=-3, **kinds)
+    assert_close(np.load("again.npy"), expected, 1e-14)
+    assert main(["apply", "wet.npy", "kernel.npz", "--fillvalue", "0", "-o", "zeros.npy"]) == 0
+    assert np.abs(np.load("zeros.npy") - expected).max() > 1e-3 * np.abs(expected).max()
 
 
 def test_signals_of_files(folder):

@@ -34,48 +34,40 @@ class Family(Protocol):
         """Return the derivative of g(v) with each parameter."""
 
 
-class Gamma:
+class _Gamma:
     """``g(v) = v^gamma``, ``-(-v)^gamma`` below 0, where noise is, so that the power 1 changes nothing."""
 
     names: tuple[str, ...] = ("gamma",)
 
     def value(self, v: Array, theta: Array) -> Array:
-        """Return g(v)."""
         return np.asarray(np.sign(v) * np.abs(v) ** theta[0])
 
     def inverse(self, light: Array, theta: Array) -> Array:
-        """Return the values of some light."""
         return np.asarray(np.sign(light) * np.abs(light) ** (1.0 / theta[0]))
 
     def slope(self, v: Array, theta: Array) -> Array:
-        """Return g'(v)."""
         return np.asarray(theta[0] * np.maximum(np.abs(v), _LEAST) ** (theta[0] - 1.0))
 
     def change(self, v: Array, theta: Array) -> list[Array]:
-        """Return the derivative of g(v) with the exponent."""
         size = np.maximum(np.abs(v), _LEAST)
         return [np.sign(v) * size ** theta[0] * np.log(size)]
 
 
-class Srgb:
+class _Srgb:
     """The curve of sRGB, IEC 61966-2-1: ``v / 12.92`` up to 0.04045, then ``((v + 0.055) / 1.055)^2.4``."""
 
     names: tuple[str, ...] = ()
 
     def value(self, v: Array, theta: Array) -> Array:
-        """Return g(v)."""
         return np.where(v <= 0.04045, v / 12.92, ((np.maximum(v, 0.0) + 0.055) / 1.055) ** 2.4)
 
     def inverse(self, light: Array, theta: Array) -> Array:
-        """Return the values of some light."""
         return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 0.0) ** (1 / 2.4) - 0.055)
 
     def slope(self, v: Array, theta: Array) -> Array:
-        """Return g'(v)."""
         return np.where(v <= 0.04045, 1 / 12.92, 2.4 / 1.055 * ((np.maximum(v, 0.0) + 0.055) / 1.055) ** 1.4)
 
     def change(self, v: Array, theta: Array) -> list[Array]:
-        """Return nothing: it has no parameters."""
         return []
 
 
@@ -139,7 +131,7 @@ class Monotone:
         return np.asarray(logs[:-1] - logs[-1])
 
 
-FAMILIES: dict[str, Family] = {"gamma": Gamma(), "srgb": Srgb(), "monotone": Monotone()}
+FAMILIES: dict[str, Family] = {"gamma": _Gamma(), "srgb": _Srgb(), "monotone": Monotone()}
 
 
 @dataclass(frozen=True, eq=False)
