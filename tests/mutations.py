@@ -111,7 +111,8 @@ ROOMS = {
         ("diagnostics/plateau.py", "_LOUD * half < 1.0 and", "False and")],
     "diagnostics/test_drift.py": [
         ("diagnostics/drift.py", "n_taps - 1 - tap if plan.flipped else tap", "tap", "two_taps"),
-        ("diagnostics/drift.py", "in (place, place**2)", "in (place,)", "drifts_is_told")],
+        ("diagnostics/drift.py", "left) for factor in (place, place**2)", "left) for factor in (place,)",
+         "drifts_is_told")],
     "diagnostics/test_omission.py": [
         ("diagnostics/omission.py", "np.concatenate([-share", "np.concatenate([share", "make_up_for"),
         ("diagnostics/omission.py", "_MATTERS = 10.0, 0.5", "_MATTERS = -1.0, 0.5", "leaves_nothing_out"),
@@ -186,7 +187,7 @@ ROOMS = {
         ("fitting/channels.py", "sum(n * fit.noise_std**2", "sum(fit.noise_std**2", "the_figures_of_several"),
         ("data/plan.py", "if count != counts[0]:", "if False:", "pairs_of_different")],
     "fitting/test_weights.py": [
-        ("fitting/noise_model.py", "FLOOR = 0.01", "FLOOR = 0.1", "a_prediction_below"),
+        ("fitting/noise_model.py", "UNSURE = 0.01", "UNSURE = 0.1", "a_prediction_below"),
         ("core/normal_equations.py", "(self.n_values or 1.0)", "(self.n_pixels or 1.0)"),
         ("core/normal_equations.py", "self.total_weight + other.total_weight", "self.total_weight",
          "weighted_statistics"),
