@@ -110,7 +110,7 @@ def memory(what: str) -> float:
         return next(int(line.split()[1]) for line in file if line.startswith(what)) / 1024
 
 
-def cost(n: int, repeats: int = 3) -> None:
+def cost(n: int, repeats: int = 7) -> None:
     """Print what degree 2 costs, in plain fits with the same background and in memory beyond the images (Linux)."""
     # A plain fit of this pair ends as soon as it is seen to vary: that of one that does not looks at all of the noise.
     made = scene(n)

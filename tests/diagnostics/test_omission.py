@@ -197,6 +197,14 @@ def test_a_degree_that_is_high_enough_leaves_nothing_out():
     assert varying(None).omitted is None
 
 
+@pytest.mark.slow
+def test_a_constant_that_was_not_fitted_is_not_left_out_by_the_degree():
+    image, target, _ = scene("texture", "gaussian", 0.3, 2)
+    fit = kernelfit.find_kernel(image, target + 20, SIDES, variation=2)
+    assert Verdict.OFFSET in {f.verdict for f in fit.findings}
+    assert fit.omitted is None
+
+
 def test_the_variance_is_that_of_what_is_pulled():
     rng = np.random.default_rng(6)
     values = np.geomspace(1e-3, 1e6, 300)

@@ -80,6 +80,9 @@ class Reader:
     def read(self, out: Array, row: int, col: int) -> None:
         """Fill `out` with the block whose first pixel stands at (`row`, `col`)."""
         self._read(out, row, col)
+        self._weigh(out, row, col)
+
+    def _weigh(self, out: Array, row: int, col: int) -> None:
         if self.weight is not None:
             places = zip((row, col), self.stride, self.before, out.shape, self.array.shape, strict=True)
             rows, cols = (geometry.positions(p * s - b, k, s, n, self.boundary) for p, s, b, k, n in places)
@@ -151,6 +154,22 @@ class Reader:
         """Return the reader of the transposed image."""
         turned = self.shape[::-1], self.before[::-1], self.boundary, self.fillvalue, self.stride[::-1]
         return Reader(_Transposed(self.array), *turned, None if self.weight is None else self.weight.T)
+
+
+def read_all(readers: Iterable[Reader], out: Array, row: int, col: int) -> None:
+    """Fill `out` with the block of each of some readers; what differs in its weight alone is read once."""
+    found: dict[Any, Array] = {}
+    for reader, block in zip(readers, out, strict=True):
+        if reader.weight is None:
+            reader._read(block, row, col)
+            continue
+        key = id(reader.array), reader.shape, reader.before, reader.boundary, reader.fillvalue, reader.stride
+        if key not in found:
+            reader._read(block, row, col)
+            found[key] = block.copy()
+        else:
+            block[...] = found[key]
+        reader._weigh(block, row, col)
 
 
 class _Transposed:

@@ -13,7 +13,7 @@ from ..core.estimate import Estimate
 from ..core.geometry import Geometry, Shape
 from ..core.validation import Array
 from ..data.observation import Observation, Weights, own_row
-from ..data.reader import Reader, any_in_window
+from ..data.reader import Reader, any_in_window, read_all
 
 #: The residual is looked at in so many square tiles at most, of such a side; a pair of few pixels gets fewer.
 _TILES, _SIDE = 16, 64
@@ -84,8 +84,10 @@ def sample(
     known, root, at = np.ones((len(starts), *side), dtype=bool), None, None
 
     def read() -> tuple[Array, Memo]:
-        own = Memo(None if memo is None else memo.room)
-        return np.stack([[s.block(step * r, pace * c, halo) for r, c in starts] for s in observation.sources]), own
+        blocks = np.empty((len(observation.sources), len(starts), *halo))
+        for i, (row, col) in enumerate(starts):
+            read_all(observation.sources, blocks[:, i], step * row, pace * col)
+        return blocks, Memo(None if memo is None else memo.room)
 
     key = (place[0], side, *starts)
     blocks, made = read() if memo is None or weights is not None else memo.once(key, read)

@@ -13,8 +13,8 @@ from ..core.validation import Array
 from .lags import taper
 from .tiles import Part, root_of
 
-#: Iterations at most, and the share of the energy at which they end.
-_ITERATIONS, _SETTLED = 60, 1e-7
+#: Iterations at most, fewer of many sources, whose products are dear, and the share of the energy at which they end.
+_ITERATIONS, _PRODUCTS, _FEWEST, _SETTLED = 60, 180, 20, 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class TileDesign:
         step = z = prepared(moment)
         energy = float(np.vdot(moment, z))
         whole = energy
-        for _ in range(_ITERATIONS):
+        for _ in range(min(_ITERATIONS, max(_FEWEST, _PRODUCTS // len(moment)))):
             made = self.forward(step)
             curvature = sum(float(np.vdot(m, m)) for m in made)
             if not curvature > 0 or not energy > 0:

@@ -498,9 +498,10 @@ def diagnosed(
     # that weights are inverse variances, `level` is the target's root mean square. The `memo` keeps what targets share.
     some, own = sampled(observations, weights)
     parts = tiles.read(some, estimate, own, memo)
-    varies = estimate.convention.field is not None
-    bright = tiles.telling(observations, estimate, weights) if varies else None
     wrong = shallow(observations, estimate, weights) + misfits(parts, estimate, weighted=weights is not None)
+    # beside a constant that was not fitted, nothing tells of what the functions of the place leave out
+    varies = estimate.convention.field is not None and all(f.verdict is not Verdict.OFFSET for f in wrong)
+    bright = tiles.telling(observations, estimate, weights) if varies else None
     estimate = whiteness.look(
         observations, estimate, weights,
         most=most, declared=declared, level=level, misfits=wrong, memo=memo, read=parts, bright=bright,
