@@ -410,3 +410,58 @@ def test_an_error_does_not_print_a_whole_array():
     with pytest.raises(TypeError, match="^got shape of type ndarray, need an int or a pair") as caught:
         kernelfit.find_kernel(image, (3, 5), target)
     assert len(str(caught.value)) < 200
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"boundary": "fill", "fillvalue": HUGE},
+        {"boundary": "fill", "fillvalue": -HUGE},
+        {"image_noise": HUGE},
+        {"noise": (HUGE, 1)},
+        {"noise": (1, HUGE)},
+        {"method": "wiener", "balance": HUGE},
+        {"method": "wiener", "taper": HUGE},
+    ],
+)
+def test_whole_numbers_beyond_all_floats(settings):
+    image = np.random.default_rng(0).random((20, 23))
+    with pytest.raises(ValueError, match="^got .*need"):
+        find_kernel(image, image, (3, 4), **settings)
+    with pytest.raises(ValueError, match="need a finite strength"):
+        kernelfit.ConjugateGradient("identity", HUGE)
+
+
+def test_an_end_beyond_all_floats_is_none():
+    image = np.random.default_rng(0).random((20, 23))
+    fit = find_kernel(image, image, (3, 4), saturated=(None, HUGE))
+    np.testing.assert_array_equal(fit.kernel, find_kernel(image, image, (3, 4)).kernel)
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300, 1e160])
+def test_weights_too_large_or_small_are_named(scale):
+    rng = np.random.default_rng(0)
+    image, weights = rng.random((20, 23)), rng.random((20, 23)) + 1
+    with pytest.raises(ValueError, match="got weights of up to .*divide all of them by one number"):
+        find_kernel(image, image[::-1], (3, 4), weights=weights * scale)
+    good = [find_kernel(image, image[::-1], (3, 4), weights=weights * s).kernel for s in (1, 2.0**200, 2.0**-200)]
+    np.testing.assert_allclose(good[1:], good[:1] * 2, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "variation", [10**9, HUGE, kernelfit.Polynomial(10**5), kernelfit.Spline(10**6), kernelfit.Spline((2, HUGE))]
+)
+def test_variation_finer_than_the_pixels(variation):
+    image = np.random.default_rng(0).random((20, 23))
+    with pytest.raises(ValueError, match="for images of 20 x 23 pixels, .*need a lower degree, or fewer knots"):
+        find_kernel(image, image, (3, 4), variation=variation)
+
+
+@pytest.mark.parametrize("door", [apply_kernel, kernelfit.deconvolve])
+def test_a_fit_where_its_taps_are_meant(door):
+    image = np.random.default_rng(0).random((20, 23))
+    with pytest.raises(TypeError, match="got kernel of dtype object, need .*; pass its kernel: fit.kernel$"):
+        door(image, find_kernel(image, image, (3, 4)))

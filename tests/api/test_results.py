@@ -160,3 +160,19 @@ def test_a_target_of_nothing_is_not_said_to_be_cut_off():
     image = np.random.default_rng(4).integers(1, 255, size=(26, 33)).astype(np.uint8)
     found = {finding.verdict for finding in find_kernel(image, np.zeros_like(image), (3, 4)).findings}
     assert found == {Verdict.NO_SIGNAL}
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.longdouble])
+def test_numbers_of_numpy_are_written_out(kind):
+    rng = np.random.default_rng(0)
+    image = rng.random((30, 33)) * 40 + 100
+    target = image + rng.normal(size=image.shape)
+    settings = {"image_noise": kind(0.5), "workers": np.int64(1), "errors": np.str_("sandwich")}
+    fit = find_kernel(image, target, (2, 3), **settings)
+    text = find_kernel(image, target, (2, 3), image_noise=0.5, workers=1, errors="sandwich").reproduce()
+    if kind is not np.longdouble:  # which no number of Python's own is
+        assert fit.reproduce() == text
+    photons = find_kernel(image, target, (2, 3), noise=(kind(2), np.int16(3)))
+    names = {"find_kernel": find_kernel, "image": image, "target": target, "noise": (kind(2), np.int16(3))}
+    np.testing.assert_array_equal(eval(photons.reproduce(), names).kernel, photons.kernel)
+    assert kind is np.longdouble or "np." not in photons.reproduce() and "(2.0, 3)" in photons.reproduce()

@@ -620,3 +620,9 @@ def test_a_restored_image_keeps_its_place_on_the_sky(tmp_path):
     assert parser.main(["deconvolve", image, kernel, "--hdu", "SCI", "-o", restored]) == 0
     kept = fits.getheader(restored)
     assert {name: kept[name] for name in header} == dict(header) and kept["NAXIS1"] == 42
+
+
+def test_no_standard_input_at_all(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it where it is closed
+    code, _, err = run(capsys, "find", "-", "target.npy", "--shape", "3")
+    assert (code, err) == (2, "kernelfit: <stdin>: got nothing, need NPY on the standard input\n")

@@ -155,6 +155,10 @@ def written(arrays: tuple[str, str], keywords: Mapping[str, Any], **objects: Any
 
 def code_of(value: Any) -> str:
     """Return how Python writes a value, nothing if not in few words."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    elif isinstance(value, tuple):
+        value = tuple(one.item() if isinstance(one, np.generic) else one for one in value)
     ours, text = type(value).__module__.startswith("kernelfit."), repr(value)
     short = len(text) < _LONGEST and not any(part in text for part in ("array", "<", "np.", "inf", "nan,"))
     return f"kernelfit.{text}" if ours and short else text if short and isinstance(value, _PLAIN) else ""

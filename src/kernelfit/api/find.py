@@ -12,7 +12,7 @@ from ..core.model import Execution, Model, Selection
 from ..core.variation import AUTO
 from ..data.observation import NUMBERS
 from ..data.plan import make_plan
-from ..fitting import channel_relation, degree, pipeline, registration, requirements
+from ..fitting import advice, channel_relation, degree, pipeline, registration, requirements
 from ..solvers.least_squares import Solver
 from .discover import completed, edges_of, matched, may_move, model_of_signals, motion_told, still, written
 from .keywords import Keywords, call_of, takes_keywords
@@ -160,7 +160,8 @@ def find_kernel(
         moved = registration.registered(image, target, make_plan(image, target, model, call.selection), settings)
         if words_of_motion := motion_told(estimate, moved):
             estimate, found = moved, (*found, words_of_motion)
-    fit = KernelFit.of(degree.noted(estimate, note))
+    features = requirements.features_of(plan, call.noise, call.solver, call.execution)
+    fit = KernelFit.of(advice.knowing(degree.noted(estimate, note), features))
     fit = dataclasses.replace(fit, call=written(arrays, asked, solver=solver, selection=selection, execution=execution))
     if not found:
         return fit

@@ -214,10 +214,11 @@ class Estimate:
     notes : tuple of str
         Pixels that were excluded and why, and other things that are not doubtful but good to know.
     weights : ndarray, tuple of ndarray, or None
-        The weights finally used, of the target's shape (of several pairs a tuple, one for each), zero where a pixel is
-        excluded or not used; bool where every pixel counts once or not at all. They take as much memory as the target,
-        8 bytes per pixel where they are not bool. None if every pixel counted the same, and where of more than 2^24
-        pixels saturated ones alone were left out, which the target itself tells (`notes` says how many).
+        The weights finally used, of the target's shape (of several pairs, or channels that share a kernel, a tuple, one
+        for each; of kernels for each channel those of `parts`), zero where a pixel is excluded or not used; bool where
+        every pixel counts once or not at all. They take as much memory as the target, 8 bytes per pixel where they are
+        not bool. None if every pixel counted the same, and where of more than 2^24 pixels saturated ones alone were
+        left out, which the target itself tells (`notes` says how many).
     background : Background or None
         The polynomial surface fitted beside the kernel; None without one.
     channels : {None, "shared", "separate", "mixed"}

@@ -19,7 +19,7 @@ from .estimate import Estimate
 from .field import as_variation
 from .geometry import Convention, Shape
 from .registration import KINDS
-from .validation import Array, as_count, as_number, as_workers, known, require_progress
+from .validation import Array, as_count, as_float, as_number, as_workers, known, require_progress
 from .variation import Variation
 
 CHANNELS = ("shared", "separate", "mixed")
@@ -313,7 +313,7 @@ class Noise:
         known(self.covariance, COVARIANCES, "errors")
         std = self.image_std
         real = isinstance(std, numbers.Real) and not isinstance(std, bool)
-        if not real or not 0 <= float(std) < 1e150:  # its square is a number
+        if not real or not 0 <= as_float(std) < 1e150:  # its square is a number
             msg = f"got image_noise={std!r}, need a standard deviation of at least 0, in units of the image"
             raise (ValueError if real else TypeError)(msg)
 
@@ -387,7 +387,7 @@ class PixelVariance:
         if not (isinstance(gain, numbers.Real) and isinstance(read_noise, numbers.Real)):
             msg = f"got noise={variance!r}, need 'constant', 'poisson' or a pair of numbers (gain, read_noise)"
             raise TypeError(msg)
-        gain, read_noise = float(gain), float(read_noise)
+        gain, read_noise = as_float(gain), as_float(read_noise)
         if not (0 < gain < math.inf and 0 <= read_noise < math.inf):
             msg = f"got noise={variance!r}, need a gain above 0 (electrons per unit) and a read noise of at least 0"
             raise ValueError(msg)
@@ -454,7 +454,7 @@ def as_ends(saturated: object, dtype: Any) -> tuple[float, float] | None:
     try:
         pair: Any = saturated
         low, high = pair
-        ends = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
+        ends = (-np.inf if low is None else as_float(low), np.inf if high is None else as_float(high))
     except (TypeError, ValueError):
         msg = f"got saturated={saturated!r}, need 'auto', None or a pair (low, high), either of which may be None"
         raise TypeError(msg) from None

@@ -24,13 +24,21 @@ def known(value: object, names: tuple[str | None, ...], keyword: str) -> str | N
 Array = npt.NDArray[np.float64]
 
 
+def as_float(value: Any) -> float:
+    """Return a number as a float, infinite where it is beyond all floats, as long whole numbers may be."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def as_number(value: object, name: str) -> float:
     """Return a finite real number as a float, or say that a keyword is none."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"got {name}={value!r}, need one real number")
-    if not math.isfinite(value):
+    if not math.isfinite(as_float(value)):
         beyond = "; if the pixels beyond the edge are unknown, leave boundary=None" if name == "fillvalue" else ""
         raise ValueError(f"got {name}={value!r}, need a finite number{beyond}")
     return float(value)

@@ -133,8 +133,18 @@ class Products:
 
     def on(self, shape: Shape) -> Self:
         """Return the functions for images of a shape, those alone that differ there."""
+        if self._finest >= max(shape):
+            raise ValueError(
+                f"got a variation that is a {self} for images of {shape[0]} x {shape[1]} pixels, which cannot tell as "
+                "many functions apart; need a lower degree, or fewer knots"
+            )
         axes = tuple(axis for axis in self._axes if shape[axis] > 1)
         return dataclasses.replace(self, _axes=axes) if axes else self  # type: ignore[type-var]
+
+    @property
+    def _finest(self) -> int:
+        """The degree, or the most knots along an axis."""
+        raise NotImplementedError
 
     @property
     def _pairs(self) -> Sequence[Shape]:
@@ -147,8 +157,8 @@ class Products:
 
     @property
     def n_functions(self) -> int:
-        """Number of functions."""
-        return len(self._pairs)
+        """Number of functions, told without a list of them."""
+        raise NotImplementedError
 
     def weights(self, shape: Shape) -> Sequence[Weight | None]:
         """Return the functions on the pixels of an image; None for 1."""
@@ -215,6 +225,15 @@ class Polynomial(Products):
     def levels(self) -> tuple[int, ...]:
         """The total degree of each."""
         return tuple(i + j for i, j in self._pairs)
+
+    @property
+    def _finest(self) -> int:
+        return self.degree
+
+    @property
+    def n_functions(self) -> int:
+        """Number of functions."""
+        return math.comb(self.degree + len(self._axes), self.degree)
 
     @property
     def _pairs(self) -> Sequence[Shape]:
@@ -287,6 +306,15 @@ class Spline(Products):
     def levels(self) -> tuple[int, ...]:
         """0 for the constant, 1 for all others."""
         return (0, *(1,) * (self.n_functions - 1))
+
+    @property
+    def _finest(self) -> int:
+        return max(self.knots)  # type: ignore[arg-type]
+
+    @property
+    def n_functions(self) -> int:
+        """Number of functions."""
+        return math.prod(self.knots[axis] + 4 for axis in self._axes)  # type: ignore[index, misc]
 
     @property
     def _pairs(self) -> Sequence[Shape]:

@@ -20,6 +20,8 @@ from .reader import Reader, any_in_window
 Mask = npt.NDArray[np.bool_]
 #: Pixels looked at a time.
 _BLOCK = 2**20
+#: Weights beyond this or its reciprocal make sums that are no numbers, whatever the pixels are.
+_LARGE = 2.0**500
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +214,11 @@ def as_weights(value: object, shape: tuple[int, ...], excluded: Mask | None) -> 
             f"got weights with {int(bad.sum())} of them negative, NaN or infinite, the first "
             f"{weights[where]} at {where}; "
             "need inverse variances of at least 0, with 0 for a pixel that does not count"
+        )
+    if weights.size and (weights.max() > _LARGE or 0 < weights.max() < 1 / _LARGE):
+        raise ValueError(
+            f"got weights of up to {weights.max():.2g}, whose products with pixels over- or underflow; divide all of "
+            "them by one number: only their ratios matter to the kernel"
         )
     return weights
 

@@ -174,8 +174,10 @@ class FitPlan:
         value = self.of_pair(value, name, pair)
         if value is None or self.channel_axis is None or channel is None:
             return value
-        array = value if hasattr(value, "ndim") and hasattr(value, "shape") else np.asanyarray(value)
         n = 4 if self.n_planes else 3
+        if isinstance(value, tuple) and all(np.ndim(one) == n - 1 for one in value):  # as `weights` of a fit come
+            value = np.stack(value, axis=self.channel_axis)
+        array = value if hasattr(value, "ndim") and hasattr(value, "shape") else np.asanyarray(value)
         if array.ndim != n:
             return array
         at = range(n)[self.channel_axis]

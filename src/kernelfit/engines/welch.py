@@ -15,7 +15,7 @@ from ..compiled.threads import add, bands, in_order
 from ..core import geometry
 from ..core.cross_spectra import Complex, CrossSpectra
 from ..core.geometry import Geometry, Shape
-from ..core.validation import Array
+from ..core.validation import Array, as_float
 from ..data import polyphase
 from ..data.observation import Observation, refuse_nonfinite
 from ..data.reader import Reader
@@ -137,7 +137,7 @@ def _as_taper(taper: object, default: float) -> float:
     """Return the tapered share of a side."""
     if isinstance(taper, str) and taper == "auto":
         return default
-    if isinstance(taper, bool) or not isinstance(taper, numbers.Real) or not 0 <= float(taper) <= 1:
+    if isinstance(taper, bool) or not isinstance(taper, numbers.Real) or not 0 <= as_float(taper) <= 1:
         msg = f"got taper={taper!r}, need 'auto' or a share of each side from 0 (no taper) to 1"
         raise (ValueError if isinstance(taper, (str, numbers.Real)) else TypeError)(msg)
     return float(taper)

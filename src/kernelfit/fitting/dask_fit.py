@@ -21,7 +21,7 @@ from ..engines.cost_model import Choice, resolve
 from ..solvers.cholesky import factorise
 from ..solvers.conjugate_gradient import ConjugateGradient
 from ..solvers.least_squares import LeastSquares, LeastSquaresSolution, least_squares, rounding_matters
-from . import pipeline, requirements
+from . import advice, pipeline, requirements
 from .channels import join
 from .checkpoint import Checkpoint
 from .dask_blocks import BlockGroup
@@ -79,7 +79,14 @@ def fit(
     if plain and n_taps <= _MOST_TAPS:
         settings = dataclasses.replace(settings, solver=LeastSquares())  # the exact statistics are at hand
     more = ("Dask",) if checkpoint is None else ("Dask", "checkpoint")
-    requirements.require(requirements.features_of(plan, settings.noise, settings.solver, settings.execution, *more))
+    features = requirements.features_of(plan, settings.noise, settings.solver, settings.execution, *more)
+    requirements.require(features)
+    return advice.knowing(_fit(plan, settings, sides, checkpoint), features)
+
+
+def _fit(
+    plan: FitPlan, settings: Settings, sides: tuple[int, ...] | None, checkpoint: Callable[[], Checkpoint] | None
+) -> Estimate:
     every = range(len(plan.groups))
     if settings.solver.needs != "normal equations" or settings.noise.reweighted:
         return join([pipeline.fit_of_group(plan, group, settings) for group in every], plan)

@@ -129,7 +129,11 @@ def read_image(
     stdin = str(path) == "-"
     name, kind = ("<stdin>", "NPY") if stdin else (str(path), kind_of(path))
     with reading(name, f"unreadable {kind} data", "a whole file of plain numbers; save it anew"), quiet():
-        image = _from_stdin(sys.stdin.buffer.read(), choice) if stdin else _READERS[kind](path, choice)
+        image = (
+            _from_stdin(sys.stdin.buffer.read() if sys.stdin else b"", choice)
+            if stdin
+            else _READERS[kind](path, choice)
+        )
     judge_planes(name, tuple(image.shape), colours)
     return image
 

@@ -14,7 +14,7 @@ import scipy.linalg
 from ..compiled.threads import Progress
 from ..core.estimate import Estimate, Prior
 from ..core.normal_equations import NormalEquations
-from ..core.validation import Array, known
+from ..core.validation import Array, as_float, known
 from .evidence import correlation, envelope_at
 from .least_squares import EPS, require_equations
 from .projection import Grid, distance, images_of
@@ -67,7 +67,7 @@ class ConjugateGradient:
 
     def __post_init__(self) -> None:
         known(self.penalty, (None, *PENALTIES), "penalty")
-        valid = isinstance(self.strength, numbers.Real) and 0 <= self.strength < math.inf
+        valid = isinstance(self.strength, numbers.Real) and 0 <= as_float(self.strength) < math.inf
         if valid == (self.penalty is None):
             raise ValueError(
                 f"got penalty={self.penalty!r} with strength={self.strength!r}, need a finite strength of at least 0 "

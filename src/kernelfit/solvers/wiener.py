@@ -12,7 +12,7 @@ from ..core import validation
 from ..core.cross_spectra import CrossSpectra
 from ..core.estimate import Estimate, Spectrum
 from ..core.findings import Finding, Verdict
-from ..core.validation import Array
+from ..core.validation import Array, as_float
 from . import block_toeplitz, spectral_crop
 from .spectral_band import PENALTIES, ROUNDING, SAMPLES, Band
 
@@ -28,7 +28,7 @@ def as_balance(balance: object) -> float | None:
     if isinstance(balance, bool) or not isinstance(balance, numbers.Real):
         msg = f"got balance={balance!r}, need 'auto' or a number of at least 0"
         raise (ValueError if isinstance(balance, str) else TypeError)(msg)
-    value = float(balance)
+    value = as_float(balance)
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"got balance={balance!r}, need 'auto' or a finite number of at least 0")
     return value
