@@ -458,10 +458,3 @@ def test_variation_finer_than_the_pixels(variation):
     image = np.random.default_rng(0).random((20, 23))
     with pytest.raises(ValueError, match="for images of 20 x 23 pixels, .*need a lower degree, or fewer knots"):
         find_kernel(image, image, (3, 4), variation=variation)
-
-
-@pytest.mark.parametrize("door", [apply_kernel, kernelfit.deconvolve])
-def test_a_fit_where_its_taps_are_meant(door):
-    image = np.random.default_rng(0).random((20, 23))
-    with pytest.raises(TypeError, match="got kernel of dtype object, need .*; pass its kernel: fit.kernel$"):
-        door(image, find_kernel(image, image, (3, 4)))
