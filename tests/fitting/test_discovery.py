@@ -327,6 +327,27 @@ def test_channels():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("weights", [(0.299, 0.587, 0.114), (0.2126, 0.7152, 0.0722), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
+@pytest.mark.parametrize("picture, stride", [("astronaut", 1), ("coffee", 2)])
+def test_a_gray_picture_of_colours(picture, stride, weights):
+    """What no kernel makes of the mean of the channels looks like a larger kernel, or a scale."""
+    image = getattr(pytest.importorskip("skimage.data"), picture)()[:240, :300]
+    down, across = (np.exp(-np.square(np.arange(n) - n // 2) / 3.0) for n in (7, 9))
+    taps = np.outer(down / down.sum(), across / across.sum())
+    target = np.rint(scipy.ndimage.convolve(image @ np.array(weights), taps))[::stride, ::stride].astype(np.uint8)
+    fit = kernelfit.find_kernel(image, target)
+    assert fit.channels == "mixed" and fit.verdict.ok and fit.convention.stride == (stride, stride)
+    assert fit.kernel.shape[1] == 3 and all(k <= 11 for k in fit.kernel.shape[2:])
+    np.testing.assert_allclose(fit.kernel.sum(axis=(0, 2, 3)), weights, atol=0.01)
+
+
+def test_a_target_of_two_values_is_no_kernel():
+    image = np.random.default_rng(0).normal(size=(60, 75))
+    fit = kernelfit.find_kernel(image, image > 0.3)
+    assert fit.kernel.shape == (1, 1) and not fit.verdict.ok
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("differ", [False, True])
 def test_a_wide_kernel_of_all_colours_is_shared_unless_its_ends_differ(differ):
     """Its middle, which tells whether colours are mixed, leaves something of each colour."""

@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..core import geometry
 from ..core.estimate import Estimate
@@ -42,6 +43,9 @@ _CLEARLY = 75.0
 _ENOUGH_PIXELS, _FEW = 2**16, 1e-3
 #: Share of the target's variance that weights of channels leave, being found of too small a kernel.
 _ENOUGH = 1e-6
+#: Times that the weights of an image's channels, of which a gray target is made, and the kernel's size are found in
+#: turn; weights are the same that differ by no such share.
+_ROUNDS, _SAME = 3, 0.01
 #: Sides up to which a pair may be two stamps.
 _LARGEST = 512
 #: A motion or a curve is what was missed if no more is left with it than such a share of what was left before.
@@ -105,14 +109,17 @@ def completed(
     every, seen = selected, pairs[0]
     for seen in pairs:
         selected = _plane_selection(every, axis, seen)
+        result = _plane(seen[1], axis)
+        colour = np.ndim(seen[1]) == 3 and seen[1].dtype.kind in "iu" if axis is not None else False
+        planes = seen[1].shape[axis] if colour else 0
+        around = None
+        if seen is not pairs[-1]:
+            around = *(_plane(one, axis) for one in pairs[-1]), _plane_selection(every, axis, pairs[-1])
+        look = functools.partial(
+            discover, selection=selected, execution=run, stride=steps, edges=edges, colours=planes, around=around
+        )
         try:
-            source, result = (_plane(one, axis) for one in seen)
-            colour = np.ndim(seen[1]) == 3 and seen[1].dtype.kind in "iu" if axis is not None else False
-            planes = seen[1].shape[axis] if colour else 0
-            around = None
-            if seen is not pairs[-1]:
-                around = *(_plane(one, axis) for one in pairs[-1]), _plane_selection(every, axis, pairs[-1])
-            found = discover(source, result, selected, run, steps, edges=edges, colours=planes, around=around)
+            found = _first_found(look, result, _grays(seen[0], seen[1]) if colours else [_plane(seen[0], axis)])
         except UnrelatedError:
             if seen is pairs[-1]:
                 raise
@@ -120,10 +127,15 @@ def completed(
         if not _is_far(found, seen[1]):
             break
     if colours and keywords.get("channels") is None:
-        colours["channels"], weights = channels_of(*seen, found.fields, every, run)
-        if colours["channels"] == "mixed":  # whose mean is that of no one image
+        colours["channels"], weights, part = channels_of(*seen, found.fields, every, run, found.peak)
+        for _ in range(_ROUNDS if colours["channels"] == "mixed" else 0):  # whose mean is that of no one image
             source = np.asarray(seen[0], dtype=np.float64) @ weights
             found = discover(source, result, selected, run, steps, _ENOUGH, edges, planes)
+            if not part:
+                break
+            last, (_, weights, part) = weights, channels_of(*seen, found.fields, every, run, found.peak)
+            if np.abs(weights - last).max() < _SAME * np.abs(last).max():
+                break
     if colours:
         words = (*words, f"{_TOGETHER[colours['channels']]} (channels={colours['channels']!r})")
     if images is not None and len(images) > 1:
@@ -271,6 +283,28 @@ def _plane(array: Any, axis: int | None) -> Any:
     if axis is None or len(array.shape) != 3:
         return array
     return np.asarray(array, dtype=np.float64).mean(axis=axis)
+
+
+def _grays(image: Any, target: Any) -> list[npt.NDArray[np.float64]]:
+    """Return what the mean of the target's channels may be made of, the likeliest first."""
+    plane = np.asarray(image, dtype=np.float64)
+    mean = plane.mean(axis=-1)
+    if plane.shape[-1] != 3 or np.shape(target)[-1] != 1:
+        return [mean]
+    # luma, of which most gray pictures are made (ITU-R BT.601), and what a channel shows alone
+    return [plane @ (0.299, 0.587, 0.114), mean, *np.moveaxis(plane, -1, 0)]
+
+
+def _first_found(look: Callable[..., Found], target: Any, images: Sequence[Any]) -> Found:
+    """Return what is found of the first of some images that a kernel relates to the target."""
+    first: ValueError | None = None
+    for image in images:
+        try:
+            return look(image, target)
+        except ValueError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def _is_far(found: Found, target: Any) -> bool:

@@ -31,11 +31,17 @@ _ENOUGH = 2**17
 
 
 def channels_of(
-    image: Any, target: Any, fields: dict[str, Any], selection: Selection, execution: Execution
-) -> tuple[str, npt.NDArray[np.float64]]:
+    image: Any,
+    target: Any,
+    fields: dict[str, Any],
+    selection: Selection,
+    execution: Execution,
+    peak: tuple[int, int] | None = None,
+) -> tuple[str, npt.NDArray[np.float64], bool]:
     """Say how channels go together, "shared", "separate" or "mixed", and what the target's mean is made of."""
     # Where kernels from all channels to each leave a clearly smaller residual they are mixed; else an F-test tells
-    # whether one kernel does for all. The second is the weight of each channel of the image.
+    # whether one kernel does for all. The second is the weight of each channel of the image, the third whether taps
+    # were left out that are far from the largest one, the `peak`.
     run = Execution(workers=execution.workers)
     n_sources, n_targets = image.shape[-1], target.shape[-1]
     even = np.full(n_sources, 1.0 / n_sources)
@@ -49,20 +55,21 @@ def channels_of(
 
     n = n_targets * math.prod(target.shape[:2])
     most = _MIXED if n_sources * math.prod(fields["shape"]) <= _MANY else _CLEARLY_MIXED
-    narrow = _narrowed(fields, min(_MOST_MIXED, int(_SHARE * n / n_targets)) // n_sources)
+    narrow = _narrowed(fields, min(_MOST_MIXED, int(_SHARE * n / n_targets)) // n_sources, peak)
+    part = narrow is not fields
     mixed = [least_squares(one) for one in sums(narrow, "mixed")]
     weights = np.mean([one.taps.reshape(n_sources, -1).sum(axis=1) for one in mixed], axis=0)
     if n_sources != n_targets:
-        return "mixed", weights
+        return "mixed", weights, part
     every = sums(narrow, "separate")
     rss, rank = left([least_squares(one) for one in every])
     other, more = left(mixed)
     if rss > _EXACT * sum(one.target_energy for one in every) and other / (n - more) < most * rss / (n - rank):
-        return "mixed", weights
+        return "mixed", weights, part
     differ = _differ(every, n)
-    if differ and narrow is not fields:  # what lies beyond the middle may be all that differs
+    if differ and part:  # what lies beyond the middle may be all that differs
         differ = _differ(sums(fields, "separate"), n)
-    return "separate" if differ else "shared", even
+    return "separate" if differ else "shared", even, part
 
 
 def _differ(every: list[NormalEquations], n: int) -> bool:
@@ -111,20 +118,27 @@ def advised(fit: Estimate, image: Any, target: Any, model: Model, execution: Exe
     return dataclasses.replace(fit, findings=tuple(told))
 
 
-def _narrowed(fields: dict[str, Any], most: int) -> dict[str, Any]:
-    """Return the fields of a model for the middle of its kernel, of no more than so many taps."""
+def _narrowed(fields: dict[str, Any], most: int, peak: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the fields of a model for no more than so many taps, those about the largest one, or in the middle."""
     shape, mode = fields["shape"], fields["mode"]
-    cut = [0, 0]
-    while math.prod(k - 2 * c for k, c in zip(shape, cut, strict=True)) > most and max(shape) - 2 * max(cut) > 2:
-        cut = [c + (k - 2 * c > 2) for k, c in zip(shape, cut, strict=True)]
-    if cut == [0, 0]:
+    middle = peak or tuple((k - 1) // 2 for k in shape)
+    low, high = [0, 0], list(shape)
+    while math.prod(b - a for a, b in zip(low, high, strict=True)) > most:
+        axis = int(np.argmax(np.subtract(high, low)))
+        if high[axis] - low[axis] <= 2:
+            break
+        if middle[axis] - low[axis] > high[axis] - 1 - middle[axis]:
+            low[axis] += 1
+        else:
+            high[axis] -= 1
+    if high == list(shape) and low == [0, 0]:
         return fields
     origin = fields.get(
         "origin", {"valid": tuple(k - 1 for k in shape), "full": (0, 0)}.get(mode, default_origin(shape))
     )
     return {
         **fields,
-        "shape": tuple(k - 2 * c for k, c in zip(shape, cut, strict=True)),
-        "origin": tuple(o - c for o, c in zip(origin, cut, strict=True)),
+        "shape": tuple(b - a for a, b in zip(low, high, strict=True)),
+        "origin": tuple(o - a for o, a in zip(origin, low, strict=True)),
         "mode": "crop",
     }

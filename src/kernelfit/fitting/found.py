@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..analysis.place import AS_GIVEN, ORIENTATIONS, Box, Orientation
 from ..core.findings import PREPARE, Finding, Verdict
 from ..core.geometry import Shape, default_origin, kept_length
@@ -28,6 +30,8 @@ class Found:
     strays: float = 0.0
     #: Share of the target's variance that is left.
     left: float = 0.0
+    #: The largest tap, of one plane.
+    peak: tuple[int, int] | None = None
 
 
 def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = (), strays: float = 0.0) -> Found:
@@ -111,7 +115,8 @@ def told(pair: Pair, found: SpanFit, others: tuple[str, ...] = (), strays: float
             "columns is not determined: parts of it may as well lie one period further"
         )
         findings.append(Finding(Verdict.RANK_DEFICIENT, detail, "use an image that does not repeat itself"))
-    return Found(fields, tuple(words), tuple(findings), strays, left / 100)
+    row, col = np.unravel_index(int(np.argmax(np.abs(found.taps))), found.taps.shape)
+    return Found(fields, tuple(words), tuple(findings), strays, left / 100, (int(row), int(col)))
 
 
 def _sized(image: Shape, target: Shape, span: Box) -> tuple[Shape, str] | None:

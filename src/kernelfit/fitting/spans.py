@@ -382,7 +382,7 @@ def rim_of(pair: Pair, found: SpanFit) -> Box:
             for array in pair.seen()
         )
         odd = [
-            bool(np.ptp(row) == 0 or (at < _COPIED and np.mean(row == image[at]) > 1 - _MOST))
+            bool(np.all(row == row[0]) or (at < _COPIED and np.mean(row == image[at]) > 1 - _MOST))
             for at, row in enumerate(target[first:], first)
         ]
         if not odd[0]:
