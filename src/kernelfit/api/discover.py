@@ -127,13 +127,13 @@ def completed(
         if not _is_far(found, seen[1]):
             break
     if colours and keywords.get("channels") is None:
-        colours["channels"], weights, part = channels_of(*seen, found.fields, every, run, found.peak)
+        colours["channels"], weights, left_out = channels_of(*seen, found.fields, every, run, found.peak)
         for _ in range(_ROUNDS if colours["channels"] == "mixed" else 0):  # whose mean is that of no one image
             source = np.asarray(seen[0], dtype=np.float64) @ weights
             found = discover(source, result, selected, run, steps, _ENOUGH, edges, planes)
-            if not part:
+            if not left_out:
                 break
-            last, (_, weights, part) = weights, channels_of(*seen, found.fields, every, run, found.peak)
+            last, (_, weights, left_out) = weights, channels_of(*seen, found.fields, every, run, found.peak)
             if np.abs(weights - last).max() < _SAME * np.abs(last).max():
                 break
     if colours:
