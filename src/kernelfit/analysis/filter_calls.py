@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import filter_table as table
-from .filter_families import Family, Setting, opencv_reach, scipy_reach
+from .filter_families import OPENCV_TABLES, Family, Setting, opencv_reach, scipy_reach
 from .filter_shapes import Grid
 
 Array = npt.NDArray[np.float64]
+_CLIPPED = "  # cut off at 0 and 255"
 _ROUGHLY = "  # three boxes, not quite a Gaussian"
 #: Filters that Pillow has a name for: the middle of their kernel, over the scale.
 _PILLOW = {
@@ -51,15 +52,16 @@ def _any(taps: Array, origin: tuple[int, int], turned: bool, errors: Array) -> d
         if min(low) < 0 or high[0] > rows or high[1] > cols:
             continue
         near = taps[low[0] : high[0], low[1] : high[1]]
+        clipped = _CLIPPED if near.sum() < 0.5 * np.abs(near).sum() else ""
         if np.abs(near).sum() < (1 - 1e-9) * np.abs(taps).sum():
             continue
         for name, (weights_of, scale) in _PILLOW.items():
             known = np.array(weights_of) / scale
             if known.shape == near.shape and bool((np.abs(near - known) <= 4 * errors.max()).all()):
-                return {**calls, "pillow": f"image.filter(ImageFilter.{name})"}
+                return {**calls, "pillow": f"image.filter(ImageFilter.{name}){clipped}"}
         listed = ", ".join(_n(v) for v in near[:, ::-1].ravel().tolist())  # Pillow counts its rows from below
         side = 2 * reach + 1
-        return {**calls, "pillow": f"image.filter(ImageFilter.Kernel(({side}, {side}), [{listed}], scale=1))"}
+        return {**calls, "pillow": f"image.filter(ImageFilter.Kernel(({side}, {side}), [{listed}], scale=1)){clipped}"}
     return calls
 
 
@@ -84,6 +86,22 @@ def _gaussian(sigmas: tuple[float, ...], reach: tuple[int, ...]) -> dict[str, st
         cut = f"truncate={_n(down / rows)}"
         if len(sigmas) == 1:
             calls["scikit-image"] = f"skimage.filters.gaussian(image, {sigma}, {cut}, preserve_range=True)"
+    return calls
+
+
+def _along(sigma: float, reach: int, axis: int) -> dict[str, str]:
+    """Return the calls of a Gaussian along one axis."""
+    usual, side = reach == scipy_reach(sigma), 2 * reach + 1
+    size = f"(1, {side})" if axis == 0 else f"({side}, 1)"
+    both, turned = (f"({_n(sigma)}, 0)", f"(0, {_n(sigma)})")[:: 1 if axis == 0 else -1]
+    radius = "" if usual else f", radius={reach}"
+    calls = {
+        "scipy": f"scipy.ndimage.gaussian_filter1d(image, {_n(sigma)}, axis={axis}{radius})",
+        "opencv": f"cv2.GaussianBlur(image, {size}, {_n(sigma)})",
+        "pillow": f"image.filter(ImageFilter.GaussianBlur({turned})){_ROUGHLY}",
+    }
+    if usual:
+        calls["scikit-image"] = f"skimage.filters.gaussian(image, {both}, preserve_range=True)"
     return calls
 
 
@@ -126,11 +144,13 @@ def _fixed(name: str, setting: Setting, numbers: dict[str, float]) -> dict[str, 
 def _shift(family: Family, setting: Setting, numbers: dict[str, float]) -> dict[str, str]:
     kind, rows, cols = setting[0], numbers["rows"], numbers["cols"]
     a = numbers.get("a", 0.0)
-    matrix = f"numpy.float64([[1, 0, {_n(cols)}], [0, 1, {_n(rows)}]]), image.shape[::-1]"
+    fine = all(abs(32 * at - round(32 * at)) < 0.1 for at in (rows, cols))  # OpenCV's shifts are so fine
+    moved = (round(32 * at) / 32 for at in (cols, rows))
+    matrix = "numpy.float64([[1, 0, {}], [0, 1, {}]]), image.shape[::-1]".format(*map(_n, moved))
     flag = {"linear": "LINEAR", "cubic": "CUBIC" if abs(a + 0.75) < 0.02 else "",
             "lanczos": "LANCZOS4" if numbers.get("lobes") == 4 else ""}.get(kind, "")  # fmt: skip
-    calls = {"opencv": f"cv2.warpAffine(image, {matrix}, flags=cv2.INTER_{flag})  # to 1/32 pixel"} if flag else {}
-    way = {"linear": "BILINEAR", "cubic": "BICUBIC" if abs(a + 0.5) < 0.02 else ""}.get(kind, "")
+    calls = {"opencv": f"cv2.warpAffine(image, {matrix}, flags=cv2.INTER_{flag})"} if flag and fine else {}
+    way = {"linear": "BILINEAR", "cubic": "BICUBIC" if abs(a + 1.0) < 0.02 else ""}.get(kind, "")
     if way:
         calls["pillow"] = (
             f"image.transform(image.size, Image.Transform.AFFINE, (1, 0, {_n(-cols)}, 0, 1, {_n(-rows)}), "
@@ -170,10 +190,16 @@ def own_calls(
     if family is table.GAUSSIAN or family is table.AXES:
         return _gaussian(tuple(theta), tuple(min(r, most) for r in setting))
     if family is table.OPENCV:
-        side, sigma = len(setting[0]), numbers["sigma"]
-        return {"opencv": f"cv2.GaussianBlur(image, ({side}, {side}), {_n(sigma)})  # of 8 bits"}
-    if family is table.PILLOW:
-        return {"pillow": f"image.filter(ImageFilter.GaussianBlur({_n(theta[0])}))"}
+        size, (rows, cols) = f"({len(setting[1])}, {len(setting[0])})", setting[2:]
+        if setting[0] == setting[1] and setting[0] in OPENCV_TABLES:
+            return {"opencv": f"cv2.GaussianBlur(image, {size}, 0)"}
+        sigmas = _n(rows) if rows == cols else f"{_n(cols or rows)}, sigmaY={_n(rows or cols)}"
+        return {"opencv": f"cv2.GaussianBlur(image, {size}, {sigmas})  # of 8 bits"}
+    if family in table.BOXES:
+        radius = _n(theta[0]) if len(theta) == 1 else f"({_n(theta[1])}, {_n(theta[0])})"
+        return {"pillow": f"image.filter(ImageFilter.GaussianBlur({radius}))"}
+    if family is table.ALONG:
+        return _along(theta[0], min(setting[0], most), setting[1])
     if family in (table.BOX, table.ROW, table.AREA) and all(side % 2 for side in setting) and stride == (1, 1):
         rows, cols = setting
         radius = _n((cols - 1) / 2) if rows == cols else f"({_n((cols - 1) / 2)}, {_n((rows - 1) / 2)})"
@@ -191,13 +217,12 @@ def own_calls(
     if family is table.DISC and numbers["radius"] == int(numbers["radius"]):
         disc = f"skimage.morphology.disk({int(numbers['radius'])})"
         return {"scikit-image": f"scipy.ndimage.convolve(image, {disc} / {disc}.sum())"}
-    if family is table.GRADIENT or family is table.LOGS[0]:
+    if family in table.GRADIENTS or family is table.LOGS[0]:
         reach, sigma = min(setting[0], most), theta[0]
         radius = "" if reach == scipy_reach(sigma) else f", radius={reach}"
         if family is table.LOGS[0]:
             return {"scipy": f"scipy.ndimage.gaussian_laplace(image, {_n(sigma)}{radius})"}
-        order = (1, 0) if setting[1] == 0 else (0, 1)
-        return {"scipy": f"scipy.ndimage.gaussian_filter(image, {_n(sigma)}, order={order}{radius})"}
+        return {"scipy": f"scipy.ndimage.gaussian_filter(image, {_n(sigma)}, order={setting[1]}{radius})"}
     if family is table.DOG:
         usual = all(min(scipy_reach(s), most) == min(r, most) for s, r in zip(theta, setting, strict=True))
         made = f"skimage.filters.difference_of_gaussians(image, {_n(theta[0])}, {_n(theta[1])})"
@@ -233,9 +258,10 @@ def calls_of(fit: Any, name: str, numbers: dict[str, float], taps: Array, proble
     if problem.stride != (1, 1):
         calls = {tool: f"{call}[{row}::{down}, {col}::{across}]" for tool, call in calls.items() if tool != "pillow"}
     in_place = all(c == o for c, o in zip(fit.grid.center, problem.origin, strict=True))
-    if fit.mode == "unit" and (in_place or problem.stride != (1, 1) or name == "shift"):
+    resized = problem.stride != (1, 1) and fit.family.name in ("area", "bilinear", "bicubic", "lanczos")
+    if fit.mode == "unit" and (in_place or resized or name == "shift"):
         own = own_calls(fit.family, fit.grid, fit.setting, numbers, problem.stride)
-        if problem.stride != (1, 1) and fit.family.name not in ("area", "bilinear", "bicubic", "lanczos"):
+        if problem.stride != (1, 1) and not resized:
             own = {
                 t: c if "pyrDown" in c else f"{c}[{row}::{down}, {col}::{across}]"
                 for t, c in own.items()

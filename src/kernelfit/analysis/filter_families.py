@@ -33,6 +33,7 @@ class Hint(NamedTuple):
     stride: tuple[int, int] = (1, 1)
     origin: tuple[float, float] = (0.0, 0.0)
     cut: tuple[int, float] = (1, 1.0)  # where the best Gaussian is cut off, and its sigma
+    cuts: tuple[tuple[int, float], ...] = ()  # the same along rows and columns, where they differ
 
     @property
     def rows(self) -> float:
@@ -64,7 +65,9 @@ class Family:
     parity: int = 1  # turned about the centre by 180 degrees it is itself (1), its negative (-1), or something else (0)
 
 
-_WIDTH = (0.2, 1e3)
+_NO_WIDTH = 0.35  # a Gaussian so narrow has a single tap
+#: The tables that OpenCV has for sizes without a sigma, and the sigma that it says it would take.
+OPENCV_TABLES = {(8, 28, 56, 72, 56, 28, 8): 1.4, (4, 13, 30, 51, 60, 51, 30, 13, 4): 1.7}
 
 
 def scipy_reach(sigma: float) -> int:
@@ -87,9 +90,11 @@ def _reaches(grid: Grid, sigma: float, extent: int = 0) -> list[int]:
 def around_gaussian(grid: Grid, setting: Setting, theta: Array) -> list[Setting]:
     """Return where else a Gaussian may be cut off."""
     rows, cols = (_reaches(grid, float(s)) for s in (theta[0], theta[-1]))
+    every = range(1, max(grid.reach()) + 1)
     if len(theta) == 1:
-        return [(r, r) for r in (*rows, *range(1, max(grid.reach()) + 1))]
-    return list(itertools.product((*rows, setting[0]), (*cols, setting[1])))
+        return [(r, r) for r in (*rows, *every)]
+    others = [(r, setting[1]) for r in every] + [(setting[0], r) for r in every]
+    return [*itertools.product((*rows, setting[0]), (*cols, setting[1])), *others]
 
 
 def gaussian_starts(grid: Grid, hint: Hint) -> list[Start]:
@@ -111,17 +116,62 @@ def axes_starts(grid: Grid, hint: Hint) -> list[Start]:
     ]
 
 
+def along_starts(grid: Grid, hint: Hint) -> list[Start]:
+    """Begin with the width along one axis, where there is hardly any along the other."""
+    widths = [(hint.rows, hint.cols), (hint.cols, hint.rows)]
+    return [
+        ((r, axis), (f * own,))
+        for axis, (own, other) in enumerate(widths)
+        if other < _NO_WIDTH or grid.shape[1 - axis] == 1
+        for r in _reaches(grid, own, hint.extent[axis])
+        for f in (1.0, 1.1, 1.5)
+    ]
+
+
+def along(grid: Grid, setting: Setting, theta: Array) -> Array:
+    """Return a Gaussian along one axis."""
+    reach, axis = setting
+    parts = [shapes.bell(a, theta[0], reach) if i == axis else shapes.cut(a, 0.25) for i, a in enumerate(grid.axes())]
+    return shapes.outer(*parts)
+
+
+def _tables(most: int, reach: int, near: float, wide: float, extent: int) -> dict[tuple[int, ...], tuple[float, float]]:
+    """Return the tables of 256 parts near a Gaussian, each with the least and the largest sigma that make it."""
+    if near < _NO_WIDTH:
+        return {(256,): (0.0, 0.0)}
+    found: dict[tuple[int, ...], list[float]] = {}
+    for sigma in np.linspace((1 - wide) * near, (1 + wide) * near, 61).tolist():
+        for r in {opencv_reach(sigma, True), reach - 1, reach, reach + 1, extent}:
+            if 0 < r <= most:
+                found.setdefault(shapes.opencv_bell(2 * r + 1, sigma), []).append(sigma)
+    return {table: (min(s), max(s)) for table, s in found.items()} | {
+        table: (sigma, sigma) for table, sigma in OPENCV_TABLES.items() if table in found
+    }
+
+
 def opencv_starts(grid: Grid, hint: Hint) -> list[Start]:
     """Return all tables of 256 parts near the best Gaussian, each with the simplest of the sigmas that make it."""
     if any(c % 1 for c in grid.center):
         return []
-    reach, near = hint.cut
-    found: dict[tuple[int, ...], list[float]] = {}
-    for sigma in np.linspace(0.94 * near, 1.06 * near, 61).tolist():
-        for r in {opencv_reach(sigma, True), reach - 1, reach, reach + 1, hint.extent[0]}:
-            if 0 < r <= max(grid.reach()):
-                found.setdefault(shapes.opencv_bell(2 * r + 1, sigma), []).append(sigma)
-    return [((table, simplest(min(s), max(s))), ()) for table, s in found.items()]
+    most = grid.reach()
+    if not hint.cuts:
+        same = _tables(max(most), *hint.cut, 0.06, hint.extent[0])
+        return [((table, table, simplest(*s), simplest(*s)), ()) for table, s in same.items()]
+    rows, cols = (_tables(n, *cut, 0.04, extent) for n, cut, extent in zip(most, hint.cuts, hint.extent, strict=True))
+    found: list[Start] = []
+    for (down, s), (across, t) in itertools.product(rows.items(), cols.items()):
+        low, high = max(s[0], t[0]), min(s[1], t[1])
+        both = (simplest(low, high),) * 2 if low <= high else (simplest(*s), simplest(*t))
+        found.append(((down, across, *both), ()))
+    return found
+
+
+def opencv_known(setting: Setting, theta: Array) -> dict[str, float]:
+    """Return the sigma of two tables, or one for each."""
+    rows, cols = setting[2:]
+    if 0.0 in (rows, cols):
+        return {"sigma": rows + cols, "axis": float(rows == 0.0)}
+    return {"sigma": rows} if rows == cols else {"sigma_rows": rows, "sigma_cols": cols}
 
 
 def simplest(low: float, high: float) -> float:
@@ -206,6 +256,33 @@ def drawn_starts(grid: Grid, hint: Hint) -> list[Start]:
     return [((r, c), ()) for r, c in every if (c > 0 or r > 0) and max(abs(r), c) > 0]
 
 
+def row_starts(tool: str) -> Callable[[Grid, Hint], list[Start]]:
+    """Begin with rows of ones about as long as the hint, that a tool turned."""
+
+    def starts(grid: Grid, hint: Hint) -> list[Start]:
+        if not hint.along > 1.5 * hint.across or any(c % 1 for c in grid.center):
+            return []
+        near = 2 * round((math.sqrt(12) * hint.along - 1) / 2) + 1
+        return [((n, tool), (hint.degrees + turn,)) for n in (near, near - 2, near + 2) if n > 2 for turn in (0, -4, 4)]
+
+    return starts
+
+
+def row(grid: Grid, setting: Setting, theta: Array) -> Array:
+    """Return a row of ones that a tool turned; what rounding of places does at an angle is taken for all near by."""
+    n, tool, *at = setting
+    taps = shapes.turned_row(grid, n, float(theta[0]), "smooth" if tool == "opencv" else tool)
+    for angle in at:
+        taps = taps + shapes.turned_row(grid, n, angle, tool) - shapes.turned_row(grid, n, angle, "smooth")
+    return taps
+
+
+def around_row(grid: Grid, setting: Setting, theta: Array) -> list[Setting]:
+    """Return the angles near by where places may have been rounded: those of few decimals."""
+    n, tool, *_ = setting
+    return [(n, tool, round(float(theta[0]), digits)) for digits in (0, 1, 2)] if tool == "opencv" else []
+
+
 def line_known(setting: Setting, theta: Array) -> dict[str, float]:
     """Return the length and the direction of a line that is drawn from an end to its opposite."""
     rows, cols = setting
@@ -237,24 +314,36 @@ def around_sigma(grid: Grid, setting: Setting, theta: Array) -> list[Setting]:
 
 
 def slope(grid: Grid, setting: Setting, theta: Array) -> Array:
-    """Return the derivative of a Gaussian along an axis."""
-    reach, axis = setting
-    orders = (1, 0) if axis == 0 else (0, 1)
+    """Return the derivative of a Gaussian, of an order along each axis."""
+    reach, orders = setting
     down, across = (shapes.derivative(a, theta[0], n, reach) for a, n in zip(grid.axes(), orders, strict=True))
     return shapes.outer(down, across)
 
 
-def slope_starts(grid: Grid, hint: Hint) -> list[Start]:
-    """Begin with all widths, along both axes."""
-    sigmas = (0.5 * 2.0 ** (np.arange(17) / 4)).tolist()
-    return [((r, axis), (s,)) for s in sigmas if s < max(grid.reach()) for r in _reaches(grid, s) for axis in (0, 1)]
+def slope_known(setting: Setting, theta: Array) -> dict[str, float]:
+    """Return along which axis a derivative is, and of which order if it is not the first."""
+    rows, cols = setting[1]
+    if rows and cols:
+        return {"order_rows": float(rows), "order_cols": float(cols)}
+    order = {"order": float(rows + cols)} if rows + cols > 1 else {}
+    return {"axis": float(cols > 0), **order}
+
+
+def slope_starts(*orders: tuple[int, int]) -> Callable[[Grid, Hint], list[Start]]:
+    """Begin with all widths, of all orders."""
+
+    def starts(grid: Grid, hint: Hint) -> list[Start]:
+        sigmas = [s for s in (0.5 * 2.0 ** (np.arange(17) / 4)).tolist() if s < max(grid.reach())]
+        return [((r, order), (s,)) for s in sigmas for r in _reaches(grid, s) for order in orders]
+
+    return starts
 
 
 def log_starts(kind: str) -> Callable[[Grid, Hint], list[Start]]:
     """Begin with all widths."""
 
     def starts(grid: Grid, hint: Hint) -> list[Start]:
-        return [((r, kind), s) for (r, axis), s in slope_starts(grid, hint) if axis == 0]
+        return [((r, kind), s) for (r, _), s in slope_starts((1, 0))(grid, hint)]
 
     return starts
 

@@ -70,6 +70,7 @@ FIXED: dict[str, tuple[list[tuple[dict[str, float], Array]], tuple[float, ...], 
     "second difference": (_both_axes(np.ones(1), np.array([1.0, -2.0, 1.0])), (1.0,), SLOPE),
     "laplacian": (
         [({"neighbours": 4.0}, _CROSS), ({"neighbours": 8.0}, _SQUARE), ({"size": 3.0}, _DIAGONAL)]
+        + [({"alpha": 1 / 3}, _correlated((1, 2, 1), (2, -12, 2), (1, 2, 1)))]
         + [
             ({"size": float(n)}, both + both.T)
             for n in (5, 7)
@@ -88,8 +89,9 @@ FIXED: dict[str, tuple[list[tuple[dict[str, float], Array]], tuple[float, ...], 
                 ((-1, -1, 0), (-1, 1, 1), (0, 1, 1)),
                 ((-1, 0, 0), (0, 1, 0), (0, 0, 0)),
                 ((-1, 0, 0), (0, 0, 0), (0, 0, 1)),
+                ((-1, -1, -1, -1, 0), (-1, -1, -1, 0, 1), (-1, -1, 0, 1, 1), (-1, 0, 1, 1, 1), (0, 1, 1, 1, 1)),
             )
-            for one in _turned(_correlated(*rows))
+            for one in _turned(_correlated(*map(tuple[float, ...], rows)))
         ],
         (1.0,),
         (UNIT, GAIN),

@@ -30,14 +30,16 @@ _SLOPE_TRUST = 4.0  # chi-square falls by no more than so many times what its sl
 _WIDER = {UNIT: (GAIN, BLEND, ADD, PLUS), GAIN: (PLUS,), BLEND: (PLUS,), ADD: (PLUS,), PLUS: ()}
 _LIKELY = 40  # starts of a family, of all those that do not depend on the kernel, whose errors are reckoned with
 _LIKE_IT = 0.2  # of what rounding does to an amount, which depends on the image
-_DOUBTFUL = 3.0  # standard deviations of chi-square above what is expected
 _SETTINGS = 3  # settings of a family to begin with: where a filter is cut off changes its width
 _ALIKE = 3e-3  # of a kernel: a filter that leaves more of it is not made better by another setting
 _RARE = 6.0  # of Schwarz's criterion: odds of 20 to 1 before the kernel is seen
-_SPARE = 2.0  # times the chi-square that would do
+_SPARE = 2.0  # times the chi-square that would do ...
+_FARTHER = 20.0  # ... and so many times as much of those that begin farther off, or may be near a table
 _FEW_TAPS = 4  # a shift along an axis has two taps, and three numbers with a gain: it is named all the same
 _NO_GAUSSIAN = 4.0  # standard errors of a Moffat profile's 1 / beta from none
 _STEEPEST = 50.0  # beta of such a profile: it ends at its limit, near it, where a Gaussian is better
+_LONG = 1.5  # times as long as wide: what lies beside an identity may be a line
+_NO_MASK = 0.3  # a Gaussian so narrow is an identity and a cross: it makes a Laplacian, not an unsharp mask
 _SLIGHT = 1e-3  # what chi-square below its expectation counts, where the errors are in doubt
 _LIMITS = {"sigma": (0.12, 1e3), "beta": (0.3, 60.0), "a": (-4.0, 2.0)}
 _LIMITS |= dict.fromkeys(("radius", "length", "alpha", "gamma", "scale", "inner", "outer"), (0.05, 1e3))
@@ -70,10 +72,19 @@ class Fit:
         A Moffat profile whose beta may be infinite is a Gaussian.
         """
         known = list(zip(self.family.names, self.theta.tolist(), self.errors.tolist(), strict=False))
+        if self.mode == BLEND and any(name.startswith("sigma") and value < _NO_MASK for name, value, _ in known):
+            return False
         if any(name == "beta" and not (_NO_GAUSSIAN * e < b < _STEEPEST) for name, b, e in known):
             return False
+        most = 2 * max(self.grid.shape)  # a Gaussian that is wider is flat
+        if any(name.startswith("sigma") and value > most for name, value, _ in known):
+            return False
+        limits = [
+            (*_LIMITS.get(name.split("_")[0], (-math.inf, math.inf)), value, error) for name, value, error in known
+        ]
         return all(
-            name.split("_")[0] not in _LIMITS or 0 < error < max(abs(value), 1.0) for name, value, error in known
+            math.isinf(high) or (low < value < high and 0 < error < max(abs(value), 1.0))
+            for low, high, value, error in limits
         )
 
 
@@ -106,10 +117,11 @@ def _constant_starts(family: Family, grid: Grid) -> tuple[Start, ...]:
 def _templates(family: Family, grid: Grid) -> tuple[Array, Array, Array]:
     """Return the filters of those starts, the identity beside each, and both together, of norm one.
 
-    Of the last the tap is left out that an identity beside them would hide.
+    Of the last is left out what an identity beside them would hide.
     """
     templates, identities = _made(family, grid, _constant_starts(family, grid))
-    rest = np.where(identities == 0, templates, 0.0)
+    shares = np.sum(templates * identities, axis=1) / np.maximum(np.sum(identities**2, axis=1), 1e-300)
+    rest = templates - shares[:, None] * identities
     return templates, identities, rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-300)
 
 
@@ -299,15 +311,20 @@ class Search:
         setting, theta = start[0], np.array(start[1], dtype=np.float64)
         for _ in range(4):
             theta, floor, chi = self.descend(family, grid, mode, setting, theta, limit)
-            if floor and chi > _PRUNED * limit:
+            near = chi < _NEAR * float(self.problem.given @ self.problem.given)
+            if floor and chi > _PRUNED * limit and not near:
                 break
             settings = list(dict.fromkeys((*family.around(grid, setting, theta), setting)))
             if len(settings) == 1:
                 break
-            every = self.chi_squares(*_made(family, grid, [(one, tuple(theta.tolist())) for one in settings]))[mode]
+            if floor and near and family in table.CUT_OFF:  # numbers sought for another cut may make any cut look bad
+                every = self.stepped(family, grid, mode, settings, theta)
+            else:
+                every = self.chi_squares(*_made(family, grid, [(one, tuple(theta.tolist())) for one in settings]))[mode]
             better = settings[int(np.argmax(every < every.min() + _USUAL))]  # the first is what tools do unasked
-            if better == setting and self.doubtful(chi, len(theta)):  # numbers sought for one cut speak for that one
-                for other in settings:
+            if better == setting and len(theta) and chi < self.near_by:  # numbers sought for one cut speak for that one
+                told = self.stepped(family, grid, mode, settings, theta)
+                for other in [settings[i] for i in np.argsort(told) if told[i] < chi - _USUAL][:_SETTINGS]:
                     above, least = self.descend(family, grid, mode, other, theta, chi - _USUAL)[1:]
                     if not above and least < chi - _USUAL:
                         better, chi = other, least
@@ -323,7 +340,8 @@ class Search:
             slopes = np.concatenate([self.slopes(family, grid, setting, theta, state), slopes])
         covariance = np.linalg.pinv(slopes @ slopes.T, hermitian=True) if len(slopes) else np.zeros((0, 0))
         amount = float(state.factors[0]) if mode == BLEND else None
-        kind = {table.PILLOW: "boxes", table.SOFT_BOX: "box", table.OPENCV: "table"}.get(family, "")
+        kinds = {table.SOFT_BOX: "box", table.OPENCV: "table"} | dict.fromkeys(table.BOXES, "boxes")
+        kind = kinds.get(family, "")
         model = np.array(state.both) @ [state.template, state.identity]
         chi, dof = float(state.left @ state.left), max(1, self.n - len(slopes))
         self.floors[family, grid, mode, start] = chi / _SLOPE_TRUST
@@ -337,10 +355,21 @@ class Search:
             covariance[-1, -1] = _of_amount(amount, float(covariance[-1, -1]), spread)
         return Fit(family, grid, mode, setting, theta, state.factors, chi, len(slopes), model, covariance)
 
-    def doubtful(self, chi: float, free: int) -> bool:
-        """Say whether a filter is near, but so that chance would hardly make its chi-square."""
-        dof = self.n - free
-        return dof > 0 and dof + _DOUBTFUL * math.sqrt(2 * dof) < chi < 2 * (self.n + self.problem.rounding.most)
+    def stepped(self, family: Family, grid: Grid, mode: str, settings: Sequence[Setting], theta: Array) -> Array:
+        """Return the chi-square to which a single step of the numbers leads, for each setting."""
+        told = []
+        for setting in settings:
+            state = self.state(family, grid, mode, setting, theta)
+            slopes = self.slopes(family, grid, setting, theta, state)
+            slopes -= _least(state.columns, slopes).T @ state.columns
+            pull = slopes @ state.left
+            told.append(float(state.left @ state.left - pull @ _solution(slopes @ slopes.T, pull)))
+        return np.array(told)
+
+    @property
+    def near_by(self) -> float:
+        """The chi-square of a filter that is near, if it is not the kernel."""
+        return 2 * (self.n + self.problem.rounding.most)
 
     def hints(self, grid: Grid) -> dict[bool, Hint]:
         """Return the Gaussian nearest to the kernel, alone (False) and beside the identity (True)."""
@@ -368,7 +397,11 @@ class Search:
         plain = Hint(math.sqrt(along * across), along, across, degrees, extent, problem.stride, (middle[0], middle[1]))
         beside = self.refine(table.GAUSSIAN, grid, PLUS, best[PLUS][1][0])
         sigma = float(beside.theta[0]) if beside else sigma
-        return {False: plain, True: plain._replace(sigma=sigma, along=1.001 * sigma, across=sigma)}
+        along, across = 1.001 * sigma, sigma
+        for one in _moments(np.where(_spot(grid).reshape(grid.shape) > 0, 0.0, problem.taps), grid):
+            if one[0] > _LONG * one[1]:
+                along, across, degrees = one[:3]
+        return {False: plain, True: plain._replace(sigma=sigma, along=along, across=across, degrees=degrees)}
 
     def fit(
         self, families: Sequence[tuple[Family, Grid]], hints: dict[bool, Hint], most: int, found: list[Fit]
@@ -392,11 +425,11 @@ class Search:
         begun.sort(key=lambda one: one[0])
         tried: collections.Counter[tuple[int, bool]] = collections.Counter()
         ended = 0  # those that were not ruled out on the way
-        near_by = 2 * (self.n + self.problem.rounding.most)
         for chi, family, grid, mode, best in begun:
-            if any(fit.family is family and fit.mode == mode and fit.chi_square < near_by for fit in found):
+            if any(fit.family is family and fit.mode == mode and fit.chi_square < self.near_by for fit in found):
                 continue
-            limit = min(self.limit(found, family, mode), self.most)
+            farther = _FARTHER if family is table.AXES or family in table.PAIRS else 1.0
+            limit = min(self.limit(found, family, mode), farther * self.most)
             if family.names:
                 kind = (id(family), mode in (BLEND, PLUS, ADD))
                 if limit < 0 or tried[kind] == 2 or ended >= most:
@@ -408,14 +441,14 @@ class Search:
                 fit = self.refine(family, grid, mode, start, limit)
                 fits = [fit] if fit else []
                 ended += bool(fits) and at == 0
-                if fit and fit.chi_square < near_by:
+                if fit and fit.chi_square < self.near_by:
                     simpler = {GAIN: (UNIT,), PLUS: (BLEND, ADD, GAIN, UNIT), BLEND: (UNIT,)}.get(mode, ())
                     again = (fit.setting, tuple(fit.theta.tolist()))
                     modes = [one for one in simpler if one in family.modes]
                     fits += [fit for one in modes if (fit := self.refine(family, grid, one, again))]
                 found += fits
                 alike = fit is not None and fit.chi_square < _ALIKE * float(self.problem.given @ self.problem.given)
-                if (fits and fits[0].chi_square < near_by) or (at >= family.tries - 1 and not alike):
+                if (fits and fits[0].chi_square < self.near_by) or (at >= family.tries - 1 and not alike):
                     break
 
     def limit(self, found: Sequence[Fit], family: Family, mode: str) -> float:
@@ -481,16 +514,24 @@ class Search:
         moving = () if wrong[grids[0]] == -1 else table.MOVING  # what is even about a place lies there
         rounds = (
             (table.CUT_OFF if cut else table.SINGLES, 40),
+            (table.TABLES if problem.rounding.excess > 0 else (), 4),
             (table.SHIFTS, 8),
             (moving, 12),
             (table.CASCADES, 10),
             (table.MOTIONS, 10),
         )
-        for families, most in rounds[: 1 if cut else 5 if pairs else 3]:
+        for families, most in rounds[: 1 if cut else 6 if pairs else 4]:
+            if families == table.TABLES:
+                axes = min((one for one in found if one.family is table.AXES), key=self.score, default=None)
+                if axes is None:
+                    continue
+                cuts = tuple((int(r), float(s)) for r, s in zip(axes.setting, axes.theta, strict=True))
+                hints[False] = hints[False]._replace(cuts=cuts)
             places = [(one, grid) for one in families for grid in (grids if one.constant else grids[:1])]
             begun = [(one, grid) for one, grid in places if not one.parity or one.parity != wrong[grid]]
             self.fit(begun, hints, most, found)
-            if any(fit.determined and self.p_value(fit) >= level for fit in found):
+            good = [fit for fit in found if fit.determined and self.p_value(fit) >= level]
+            if good and not (families is table.SINGLES and min(good, key=self.score).family is table.AXES):
                 break
         return sorted(found, key=self.score)
 
@@ -504,6 +545,12 @@ class Search:
         if own > 0:
             chi = max(chi - own, dof) + _SLIGHT * min(chi - doubt - dof, 0.0)
         rare = _RARE if self.rare(fit.family) else 0.0
+        if fit.family in table.ROWS:  # of one of many lengths
+            rare += _NUMBER - 1
+        elif (
+            fit.family in table.SINGLES and fit.family.constant and fit.mode not in (UNIT, GAIN)
+        ):  # one of many filters
+            rare += _RARE
         return chi + rare + fit.n_free * max(math.log(self.n), _NUMBER)
 
     def plain(self, fit: Fit) -> bool:
@@ -542,16 +589,16 @@ class Search:
     def doubt(self, fit: Fit) -> float:
         """Return what chi-square may gain beside chance if the kernel is this filter."""
         rounding = self.problem.rounding
-        if fit.family is not table.PILLOW or fit.mode in (ADD, PLUS):
+        if fit.family not in table.BOXES or fit.mode in (ADD, PLUS):
             return rounding.doubt
         if fit.mode == BLEND:
             return max(rounding.doubt, rounding.cut_off) if fit.factors[0] > 0 else rounding.doubt
-        return max(rounding.doubt, rounding.half_way(shapes.pillow_noise(float(fit.theta[0]))))
+        return max(rounding.doubt, rounding.half_way(min(map(shapes.pillow_noise, fit.theta.tolist()))))
 
     def most_doubt(self, family: Family) -> float:
         """Return what chi-square may gain beside chance if the kernel is a filter of this family."""
         rounding = self.problem.rounding
-        most = max(rounding.cut_off, rounding.half_way(0.0)) if family is table.PILLOW else 0.0
+        most = max(rounding.cut_off, rounding.half_way(0.0)) if family in table.BOXES else 0.0
         return max(rounding.doubt, most)
 
     def told(self, fit: Fit) -> float:

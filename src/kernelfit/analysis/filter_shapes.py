@@ -223,6 +223,34 @@ def line(grid: Grid, length: float, degrees: float, kind: str) -> Array:
     return unit((down * weights[:, None]).T @ across)
 
 
+def turned_row(grid: Grid, n: int, degrees: float, tool: str) -> Array:
+    """Return a row of n ones in the middle of a square, which a tool turned with linear interpolation, of sum one.
+
+    SciPy's "rotate" has nothing beyond the middle of the last pixel, Pillow's nothing beyond its edge. OpenCV's
+    "warpAffine" falls linearly, and takes what lies at whole 32nds of a pixel; without these ("smooth") it is a line.
+    """
+    t, s = turned(grid, degrees)
+    if tool == "opencv":
+        (y, x), c = (axis + n // 2 for axis in grid.axes()), n // 2
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        down, across = np.rint(1024 * (cos * y + c - (cos + sin) * c)), np.rint(1024 * (c - (cos - sin) * c - sin * y))
+        t = np.floor((across[:, None] + np.rint(1024 * cos * x) + 16) / 32) / 32 - c
+        s = np.floor((down[:, None] + np.rint(1024 * sin * x) + 16) / 32) / 32 - c
+    if tool in ("opencv", "smooth"):
+        along = np.clip(n / 2 + 0.5 - np.abs(t), 0.0, 1.0)
+    else:
+        along = cut(t, n / 2 - 0.5 if tool == "scipy" else n / 2)
+    return unit(np.clip(1 - np.abs(s), 0.0, 1.0) * along)
+
+
+def ellipse(positions: tuple[Array, Array], sides: Shape) -> Array:
+    """Return what OpenCV calls an ellipse of so many rows and columns, of sum one."""
+    (y, x), (rows, cols) = positions, (n // 2 for n in sides)
+    share = np.sqrt(np.maximum(rows * rows - y * y, 0.0)) / max(rows, 1)
+    inside = (np.abs(y) <= rows)[:, None] & (np.abs(x)[None, :] <= np.rint(cols * share)[:, None])
+    return unit(inside.astype(np.float64))
+
+
 def drawn(grid: Grid, end: Shape) -> Array:
     """Return a line drawn pixel by pixel through the centre, from one end to its opposite, of sum one."""
     y, x = grid.axes()

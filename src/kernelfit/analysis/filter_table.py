@@ -1,6 +1,8 @@
 """All families of filters that are tried, and what two of them make one after the other."""
 
+import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -10,7 +12,7 @@ import scipy.fft
 
 from . import filter_families as families
 from . import filter_shapes as shapes
-from .filter_families import BLEND, FAR, GAIN, SLOPE, UNIT, Family, Hint, Setting, Start
+from .filter_families import ADD, BLEND, FAR, GAIN, SLOPE, UNIT, Family, Hint, Setting, Start
 from .filter_fixed import FIXED, fixed
 from .filter_shapes import Grid
 
@@ -36,11 +38,12 @@ def _binomial(grid: Grid, setting: Setting, theta: Array) -> Array:
 
 
 def _opencv(grid: Grid, setting: Setting, theta: Array) -> Array:
-    return shapes.outer(*(shapes.steps(a, setting[0]) for a in grid.axes())) / 2.0**16
+    return shapes.outer(*(shapes.steps(a, table) for a, table in zip(grid.axes(), setting, strict=False))) / 2.0**16
 
 
 def _pillow(grid: Grid, setting: Setting, theta: Array) -> Array:
-    return shapes.outer(*(shapes.pillow_bell(a, float(theta[0])) for a in grid.axes()))
+    widths = (float(theta[0]), float(theta[-1]))
+    return shapes.outer(*(shapes.pillow_bell(a, s) for a, s in zip(grid.axes(), widths, strict=True)))
 
 
 def _laplacian(grid: Grid, setting: Setting, theta: Array) -> Array:
@@ -111,10 +114,17 @@ GAUSSIAN = Family(
     "gaussian", ("sigma",), lambda grid, s, theta: shapes.gaussian(grid, (theta[0], theta[0]), s),
     families.gaussian_starts, families.around_gaussian,
 )  # fmt: skip
-OPENCV = Family(
-    "gaussian", (), _opencv, families.opencv_starts, known=lambda s, theta: {"sigma": s[1]}, modes=(UNIT, BLEND)
-)
+ALONG = Family(
+    "gaussian", ("sigma",), families.along, families.along_starts, families.around_sigma, modes=(UNIT, GAIN),
+    known=lambda s, theta: {"axis": float(s[1])},
+)  # fmt: skip
+OPENCV = Family("gaussian", (), _opencv, families.opencv_starts, known=families.opencv_known, modes=(UNIT, BLEND))
 PILLOW = Family("gaussian", ("sigma",), _pillow, lambda grid, hint: [(("boxes",), (hint.sigma,))])
+PILLOW_AXES = Family("gaussian", ("sigma_rows", "sigma_cols"), _pillow,
+                     lambda grid, hint: [(("boxes",), (hint.rows, hint.cols))], modes=(UNIT,))  # fmt: skip
+BOXES = (PILLOW, PILLOW_AXES)
+#: Gaussians of two widths as two tools make them in 8 bits, tried where one along the axes is near.
+TABLES = (OPENCV, PILLOW_AXES)
 AXES = Family(
     "gaussian", ("sigma_rows", "sigma_cols"), lambda grid, s, theta: shapes.gaussian(grid, (theta[0], theta[1]), s),
     families.axes_starts, families.around_gaussian,
@@ -144,6 +154,18 @@ RING = Family(
 SOFT_RING = Family("ring", ("inner", "outer"), lambda grid, s, theta: families.soft_ring(grid, theta),
                    _soft_ring_starts)  # fmt: skip
 LINES = tuple(_line(kind) for kind in ("rotated", "bilinear", "distance", "pixel"))
+#: Rows of ones that tools turned: so long as they are, with no doubt.
+ROWS = tuple(
+    Family("motion", ("angle",), families.row, families.row_starts(tool), families.around_row, modes=(UNIT, GAIN),
+           known=lambda s, theta: {"length": float(s[0])}, tries=3)
+    for tool in ("opencv", "scipy", "pillow")
+)  # fmt: skip
+ELLIPSE = Family(
+    "ellipse", (), lambda grid, s, theta: shapes.ellipse(grid.axes(), s),
+    lambda grid, hint: [] if any(c % 1 for c in grid.center) else [
+        ((m, n), ()) for m, n in itertools.product(*(range(5, 2 * r + 2, 2) for r in grid.reach()))],
+    known=lambda s, theta: {"rows": float(s[0]), "cols": float(s[1])}, constant=True,
+)  # fmt: skip
 DRAWN = Family("motion", (), lambda grid, s, theta: shapes.drawn(grid, s), families.drawn_starts,
                known=families.line_known, constant=True)  # fmt: skip
 MOFFAT = Family("moffat", ("alpha", "beta"), _radial(shapes.moffat),
@@ -153,8 +175,13 @@ LORENTZIAN = Family("lorentzian", ("gamma",), _radial(functools.partial(shapes.m
                     families.radial_starts((0.7,)), families.around_reach)  # fmt: skip
 EXPONENTIAL = Family("exponential", ("scale",), _radial(lambda r, scale: np.exp(-r / scale)),
                      families.radial_starts((0.7,)), families.around_reach)  # fmt: skip
-GRADIENT = Family("gaussian derivative", ("sigma",), families.slope, families.slope_starts, families.around_sigma,
-                  lambda s, theta: {"axis": float(s[1])}, SLOPE, constant=True, parity=-1)  # fmt: skip
+GRADIENTS = tuple(
+    Family("gaussian derivative", ("sigma",), families.slope, starts, families.around_sigma,
+           families.slope_known, SLOPE, constant=True, parity=parity)
+    for starts, parity in (
+        (families.slope_starts((1, 0), (0, 1)), -1), (families.slope_starts((2, 0), (0, 2), (1, 1)), 1),
+    )
+)  # fmt: skip
 LOGS = tuple(
     Family("laplacian of gaussian", ("sigma",), families.log, families.log_starts(kind), families.around_sigma,
            modes=SLOPE, constant=True)
@@ -189,6 +216,10 @@ SHIFTS = (
            known=lambda s, theta: {"order": float(s[2])}),
 )  # fmt: skip
 MOVING_GAUSSIAN = families.moving(TURNED)
+#: Interpolations that follow another filter.
+MOVES = tuple(
+    dataclasses.replace(SHIFTS[i], names=("shift_rows", "shift_cols", *SHIFTS[i].names[2:])) for i in (0, 1, 3)
+)
 #: Filters that move the image, too: tried where none that leaves it in its place fits.
 MOVING = (MOVING_GAUSSIAN, *(
     families.moving(family) for family in (MOFFAT, AIRY, LORENTZIAN, EXPONENTIAL, DISC_AREA, SOFT_BOX, *LINES)
@@ -198,9 +229,9 @@ RARE = (MOFFAT, AIRY, LORENTZIAN, EXPONENTIAL, SOFT_RING, *MOVING[1:5])
 FIXED_FAMILIES = tuple(fixed(name) for name in FIXED)
 #: The simple ones first: of two that say the same the first is named.
 SINGLES = (
-    SPOT, AREA, *RESIZED, *FIXED_FAMILIES, ROW, BOX, BINOMIAL, GAUSSIAN, OPENCV, PILLOW, DISC, RING, DRAWN, AXES,
-    SOFT_BOX, DISC_AREA, DISC_RAMP, *LINES, TURNED, AIRY, LORENTZIAN, EXPONENTIAL, MOFFAT, SOFT_RING,
-    GRADIENT, *LOGS, DOG, LAPLACIAN,
+    SPOT, AREA, *RESIZED, *FIXED_FAMILIES, ROW, BOX, BINOMIAL, ALONG, GAUSSIAN, OPENCV, PILLOW, DISC, ELLIPSE, RING,
+    DRAWN, AXES, SOFT_BOX, DISC_AREA, DISC_RAMP, *LINES, *ROWS, TURNED, AIRY, LORENTZIAN, EXPONENTIAL, MOFFAT,
+    SOFT_RING, *GRADIENTS, *LOGS, DOG, LAPLACIAN,
 )  # fmt: skip
 
 #: Filters of which a shape that is too small holds a part that tells them.
@@ -245,9 +276,12 @@ def _smeared(taps: Array, first: Family, setting: Setting, theta: Array) -> Arra
 
 def _plain(family: Family, start: Start) -> bool:
     """Say whether a filter is one of the usual ones, which are those that follow another."""
+    if family is RING:
+        return all(math.isqrt(round(square)) ** 2 == round(square) for square in start[0])
     return family.name not in FIXED or FIXED[family.name][0][start[0][0]][0].get("size", 3.0) == 3.0
 
 
+_SIDES = (1, 3, 5, 7, 9)  # of boxes before another filter
 #: Of Gaussians before a filter that has no numbers: near enough for each to be followed to its own.
 _SIGMAS = (0.5, 0.65, 0.8, 1.0, 1.25, 1.55, 1.95, 2.4, 3.0)
 
@@ -262,20 +296,31 @@ def _cascade(first: Family, second: Family) -> Family:
     def identity(grid: Grid, setting: Setting, theta: Array) -> Array:
         return _smeared(_spot(grid, (), theta), first, setting[0], theta[:own])
 
+    def firsts(grid: Grid, hint: Hint) -> list[tuple[float, list[Start]]]:
+        """Return how much each of the first filters widens, and its starts."""
+        if first is BOX:
+            oblong = (
+                1 if second in FIXED_FAMILIES else 5 if "angle" in second.names else max(_SIDES)
+            )  # many have a start
+            every = itertools.product(_SIDES, repeat=2)
+            sides = [(m, n) for m, n in every if m * n > 1 and (m == n or max(m, n) <= oblong)]
+            return [((m * m + n * n - 2) / 24, [((m, n), ())]) for m, n in sides]
+        any_width = second.constant or second is GAUSSIAN
+        sizes = _SIGMAS if any_width else tuple(f * hint.across for f in (0.35, 0.6, 0.8, 0.93))
+        if first is GAUSSIAN:
+            return [(s * s, [((families.scipy_reach(s),), (s,))]) for s in sizes]
+        ones = list(first.starts(grid, hint))[:3]
+        return [(s * s, ones) for s in sizes]
+
     def starts(grid: Grid, hint: Hint) -> list[Start]:
         found = []
-        sizes = _SIGMAS if second.constant else tuple(f * hint.across for f in (0.35, 0.6, 0.8, 0.93))
-        for sigma in sizes:
-            along, across = (math.sqrt(max(s * s - sigma * sigma, 0.01)) for s in (hint.along, hint.across))
+        for wider, ones in firsts(grid, hint):
+            along, across = (math.sqrt(max(s * s - wider, 0.01)) for s in (hint.along, hint.across))
             part = hint._replace(sigma=math.sqrt(along * across), along=along, across=across)
-            if first is GAUSSIAN:
-                ones: list[Start] = [((families.scipy_reach(sigma),), (sigma,))]
-            elif first is BOX:
-                side = 2 * round((math.sqrt(12 * sigma * sigma + 1) - 1) / 2) + 1
-                ones = [((side, side), ())] if side > 1 else []
+            if second is GAUSSIAN:  # that may stand beside the identity: no Gaussian is near then
+                others: list[Start] = [((families.scipy_reach(s),) * 2, (s,)) for s in _SIGMAS[::2]]
             else:
-                ones = list(first.starts(grid, hint))[:3]
-            others = [two for two in second.starts(grid, part) if _plain(second, two)]
+                others = [two for two in second.starts(grid, part) if _plain(second, two)]
             found += [((one[0], two[0]), (*one[1], *two[1])) for one in ones for two in others]
         return list(dict.fromkeys(found))
 
@@ -294,8 +339,9 @@ def _cascade(first: Family, second: Family) -> Family:
     names = tuple(joined(dict.fromkeys(first.names, 0.0), dict.fromkeys(second.names, 0.0)))
     late = second.modes == SLOPE or second is GAUSSIAN
     name = f"{first.name} then {second.name}" if late else f"{second.name} then {first.name}"
-    modes = (BLEND,) if second is GAUSSIAN else (UNIT, GAIN)
-    beside = identity if second is GAUSSIAN else None
+    sharper = second.name == "laplacian"
+    modes = (BLEND,) if second is GAUSSIAN else (UNIT, GAIN, ADD) if sharper else (UNIT, GAIN)
+    beside = identity if second is GAUSSIAN or sharper else None
     parity = first.parity * second.parity
     return Family(name, names, taps, starts, around, known, modes, beside, constant=second.constant, parity=parity)
 
@@ -308,12 +354,14 @@ def joined(first: dict[str, float], second: dict[str, float]) -> dict[str, float
 #: Two filters, tried where no single one fits, and those with a motion, tried where no others do.
 CASCADES = (
     *(_cascade(GAUSSIAN, second) for second in (*FIXED_FAMILIES, BOX, GAUSSIAN, DISC, DISC_AREA, DISC_RAMP, ROW,
-                                                SOFT_BOX)),
-    *(_cascade(BOX, second) for second in (*FIXED_FAMILIES, BOX, GAUSSIAN, DISC, DISC_AREA)),
+                                                SOFT_BOX, BINOMIAL, RING, AIRY, EXPONENTIAL, *MOVES)),
+    *(_cascade(BOX, second) for second in (*FIXED_FAMILIES, BOX, GAUSSIAN, DISC, DISC_AREA, BINOMIAL, RING, AIRY,
+                                           EXPONENTIAL, MOFFAT)),
 )  # fmt: skip
 MOTIONS = (
     *(_cascade(first, second) for first in (GAUSSIAN, BOX) for second in (*LINES, DRAWN)),
     _cascade(LINES[1], DISC_AREA),
     _cascade(LINES[1], LINES[1]),
 )  # fmt: skip
-EVERY = (*SINGLES, *SHIFTS, *MOVING, *CASCADES, *MOTIONS)
+PAIRS = (*CASCADES, *MOTIONS)
+EVERY = (*SINGLES, PILLOW_AXES, *SHIFTS, *MOVING, *PAIRS)

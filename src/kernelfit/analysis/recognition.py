@@ -178,11 +178,11 @@ def _beside_identity(
     """Return the name of a filter beside the identity, one number being the weight of both."""
     value, error = factor
     if fit.mode == ADD:
-        scale = fit.setting[1] if name == "laplacian" and fit.setting else 1.0
-        numbers.pop("scale", None)
-        if name == "laplacian" and value * scale < 0:
-            return "sharpen", numbers | {"amount": Parameter(-value * scale, error)}
-        return f"identity plus {name}", numbers | {"weight": Parameter(value * scale, error)}
+        scale = numbers.pop("scale", Parameter(1.0, 0.0)).value
+        weight = Parameter(value * scale, error * abs(scale))
+        if name.endswith("laplacian") and weight.value < 0:
+            return name.replace("laplacian", "sharpen"), numbers | {"amount": Parameter(-weight.value, weight.error)}
+        return f"identity plus {name}", numbers | {"weight": weight}
     if value <= 0:
         return f"identity plus {name}", numbers | {"weight": Parameter(-value, error)}
     if name.endswith("gaussian"):
@@ -245,12 +245,13 @@ def recognise(
     numbers. Those that pass are ordered by Schwarz's criterion, ``chi^2 + m log n`` of m numbers and n taps; the ones
     it rules out (by 10 or more) are left out.
 
-    Families: identity and shift (linear, cubic with its `a`, Lanczos, spline), Gaussian (round, along the axes, turned;
-    cut off anywhere; in parts of 256 as OpenCV's of 8 bits; of three boxes as Pillow's), box, binomial, disc (of whole
-    taps, or soft), ring, motion along a line, Moffat, Airy, Lorentzian, exponential, Sobel, Scharr, Prewitt, Farid,
-    Roberts, differences, Laplacian, Gaussian derivative, Laplacian of Gaussian, difference of Gaussians, emboss; with a
-    stride area, nearest, bilinear, bicubic and Lanczos interpolation. Each of them with a gain, beside the identity
-    (unsharp mask, sharpen, high-boost, "identity plus ..."), and, if no single one fits, after a Gaussian or a box.
+    Families: identity and shift (linear, cubic with its `a`, Lanczos, spline), Gaussian (round, along one axis or both,
+    turned; cut off anywhere; in parts of 256 as OpenCV's of 8 bits; of three boxes as Pillow's), box, binomial, disc (of
+    whole taps, or soft), ellipse, ring, motion along a line (also as rows that SciPy, OpenCV and Pillow turn), Moffat,
+    Airy, Lorentzian, exponential, Sobel, Scharr, Prewitt, Farid, Roberts, differences, Laplacian, Gaussian derivative
+    (of first and second order), Laplacian of Gaussian, difference of Gaussians, emboss; with a stride area, nearest,
+    bilinear, bicubic and Lanczos interpolation. Each of them with a gain, beside the identity (unsharp mask, sharpen,
+    high-boost, "identity plus ..."), and, if no single one fits, after a Gaussian or a box.
 
     Parameters
     ----------
@@ -334,7 +335,7 @@ def _passed(search: Search, level: float, fits: list[Fit]) -> list[Fit]:
     every = [fit for fit in fits if fit.determined and search.p_value(fit) >= level]
     laid = min((fit.chi_square for fit in every if fit.family is table.OPENCV), default=math.inf)
     # boxes may be far off by rounding half way; a table that is near needs none of it
-    every = [fit for fit in every if fit.family is not table.PILLOW or fit.chi_square < laid + RULED_OUT]
+    every = [fit for fit in every if fit.family not in table.BOXES or fit.chi_square < laid + RULED_OUT]
     least: dict[int, int] = {}
     if search.problem.rounding.excess > 0:  # what a number more explains in a family may be what rounding does
         for fit in every:
