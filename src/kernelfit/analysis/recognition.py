@@ -245,13 +245,13 @@ def recognise(
     numbers. Those that pass are ordered by Schwarz's criterion, ``chi^2 + m log n`` of m numbers and n taps; the ones
     it rules out (by 10 or more) are left out.
 
-    Families: identity and shift (linear, cubic with its `a`, Lanczos, spline), Gaussian (round, along one axis or both,
-    turned; cut off anywhere; in parts of 256 as OpenCV's of 8 bits; of three boxes as Pillow's), box, binomial, disc (of
-    whole taps, or soft), ellipse, ring, motion along a line (also as rows that SciPy, OpenCV and Pillow turn), Moffat,
-    Airy, Lorentzian, exponential, Sobel, Scharr, Prewitt, Farid, Roberts, differences, Laplacian, Gaussian derivative
-    (of first and second order), Laplacian of Gaussian, difference of Gaussians, emboss; with a stride area, nearest,
-    bilinear, bicubic and Lanczos interpolation. Each of them with a gain, beside the identity (unsharp mask, sharpen,
-    high-boost, "identity plus ..."), and, if no single one fits, after a Gaussian or a box.
+    Families: identity and shift (linear, cubic with its `a`, Lanczos, spline), Gaussian (round, along one axis or
+    both, turned; cut off anywhere; in parts of 256 as OpenCV's of 8 bits; of three boxes as Pillow's), box, binomial,
+    disc (of whole taps, or soft), ellipse, ring, motion along a line (also as rows that SciPy, OpenCV and Pillow
+    turn), Moffat, Airy, Lorentzian, exponential, Sobel, Scharr, Prewitt, Farid, Roberts, differences, Laplacian,
+    Gaussian derivative (of first and second order), Laplacian of Gaussian, difference of Gaussians, emboss; with a
+    stride area, nearest, bilinear, bicubic and Lanczos interpolation. Each of them with a gain, beside the identity
+    (unsharp mask, sharpen, high-boost, "identity plus ..."), and, if no single one fits, after a Gaussian or a box.
 
     Parameters
     ----------
