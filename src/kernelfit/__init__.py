@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from .solvers.sparse import Sparse as Sparse
     from .solvers.wiener import Wiener as Wiener
 
-__version__ = "0.24.0"
+__version__ = "0.25.0"
 
 _ROOMS = {
     "analysis.audit_record": ("Audit", "AuditStep"),

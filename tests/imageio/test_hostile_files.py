@@ -102,6 +102,25 @@ def test_a_damaged_chunk_is_one_line_that_names_the_file(folder, pixels, capsys)
     assert not (folder / "k.npy").exists() and not (folder / "x.npy").exists()
 
 
+@pytest.mark.parametrize("kind", ["h5", "zarr"])
+def test_shapes_that_no_file_holds_are_refused_and_large_ones_are_not(tmp_path, pixels, kind):
+    """Chunks that are not there cost nothing, however many a shape promises."""
+    for name, shape in (("endless", (2**33, 2**38)), ("large", (2**30, 2**31)), ("wide", (13, 2**40))):
+        path = tmp_path / f"{name}.{kind}"
+        if kind == "h5":
+            with h5py.File(path, "w") as file:
+                words = {"maxshape": (None, None), "chunks": (1024, 1024), "compression": "gzip"}
+                file.create_dataset("a", data=pixels[:20, :20], **words).resize(shape)
+        else:
+            array = zarr.create_array(path, shape=shape, dtype=pixels.dtype, chunks=(1024, 1024))
+            array[:20, :20] = pixels[:20, :20]
+        if name == "large":
+            np.testing.assert_array_equal(read_image(path)[:13, 2:20], pixels[:13, 2:20])
+        else:
+            with pytest.raises(ImageFileError, match=f"{name}.*need one that a file can hold; save it anew"):
+                read_image(path)
+
+
 def test_chunks_that_are_too_short_to_be_unpacked_are_refused(folder, pixels):
     """HDF5 itself reads beyond the end of its memory then."""
     packings = [{"compression": "gzip"}, {"compression": "lzf"}, {"shuffle": True}, {"fletcher32": True}]

@@ -45,7 +45,8 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and "requested and" in str(error):  # NumPy's words for a file that was cut short
         return f"the file could not be written whole ({error}); make room there, or write somewhere else"
     if isinstance(error, MemoryError):
-        return f"got images too large for this machine's memory ({error}); save them as NPY, which is read in blocks"
+        said = f" ({error})" if str(error) else ""
+        return f"got images too large for this machine's memory{said}; save them as NPY, which is read in blocks"
     return str(error) or type(error).__name__
 
 

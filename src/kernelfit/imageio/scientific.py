@@ -4,8 +4,9 @@ import contextlib
 import itertools
 import math
 import os
+import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ def _hdf5_arrays(h5py: Any, path: Path, file: Any) -> dict[str, Any]:
     return found
 
 
+_MOST_CHUNKS = 2**24  # along an axis
 _SHUFFLE, _FLETCHER = 2, 3  # HDF5's numbers of the filters that pack nothing
 
 
@@ -172,7 +174,13 @@ def _hdf5_judge(path: Path, dataset: Any) -> Callable[[Any], None] | None:
     limit = size + 1024
 
     def judge(key: Any) -> None:
-        for place in itertools.product(*_touched(key, dataset.shape, dataset.chunks)):
+        touched = list(_touched(key, dataset.shape, dataset.chunks))
+        few: Iterable[tuple[int, ...]]
+        if math.prod(map(len, touched)) < len(places):
+            few = itertools.product(*touched)
+        else:  # of a shape that need not be true most are not there
+            few = (place for place in places if all(map(range.__contains__, touched, place)))
+        for place in few:
             info = dataset.id.get_chunk_info_by_coord(place)
             if info.size > limits.FREE // limits.DEFLATE:
                 limits.require_bounded(path, dataset.id.read_direct_chunk(place)[1], limit)
@@ -207,6 +215,11 @@ class StoredArray:
 
     def __init__(self, path: Path, stored: Any, judge: Callable[[Any], None] | None = None) -> None:
         self.path, self.stored, self.judge = path, stored, judge
+        shape, chunks = stored.shape, getattr(stored, "chunks", None) or stored.shape
+        many = any(n // max(1, side) > _MOST_CHUNKS for n, side in zip(shape, chunks, strict=False))
+        if many or math.prod(shape) * stored.dtype.itemsize > sys.maxsize:
+            what = f"shape {shape} in chunks of {chunks}" if many else f"shape {shape}"
+            raise ImageFileError(f"{path}: got an array of {what}, need one that a file can hold; save it anew")
 
     def __getattr__(self, name: str) -> Any:
         """Return what the array itself has of that name, such as its shape."""
