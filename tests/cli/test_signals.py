@@ -72,6 +72,19 @@ def test_every_way_in_and_out(folder, words, kept, capsys):
     assert json.loads(capsys.readouterr().out)["shape"] == list(held.kernel.shape)
 
 
+def test_bare_numbers_have_the_lags_of_the_other_file(folder, capsys):
+    for name, taps in (("taps", RESPONSE), ("pair", np.stack([RESPONSE, -RESPONSE]))):
+        scipy.io.wavfile.write(f"{name}.wav", 8000, taps.T.astype(np.float32))
+        np.save(f"{name}.npy", taps.astype(np.float32))
+    np.save("other.npy", RESPONSE[::-1])
+    np.save("longer.npy", np.pad(RESPONSE, 3).astype(np.float32))  # whose middle is at lag 0
+    for first, second in (("taps.wav", "taps.npy"), ("taps.npy", "taps.wav"), ("pair.wav", "pair.npy")):
+        assert main(["compare", first, second]) == 0
+        assert "the same kernel" in capsys.readouterr().out
+    for other in ("other.npy", "longer.npy"):
+        assert main(["compare", "taps.wav", other]) == 1
+
+
 @pytest.mark.slow
 def test_stereo_report_and_json(folder, capsys):
     words = ["find", "stereo.wav", "stereo.wav", "--lags", "-1,1", "--channels", "separate", "--boundary", "fill"]

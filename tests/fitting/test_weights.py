@@ -1110,13 +1110,17 @@ def test_the_note_names_the_ends_there_are(ends, text):
     assert fit.notes[0].endswith(f"saturated, {text}")
 
 
-def test_a_prediction_below_a_hundredth_of_the_mean_counts_as_that():
+@pytest.mark.parametrize("level", [100.0, 1e5])
+def test_a_prediction_below_a_hundredth_of_the_mean_or_four_of_its_errors_counts_as_that(level):
     rng = np.random.default_rng(3)
-    image = 100.0 * rng.random((60, 73))
+    image = level * rng.random((60, 73))
     image[:, 40:] = 0.0
     target = rng.poisson(blurred(image, np.full((2, 3), 1 / 6))).astype(float)
     fit = find_kernel(image, target, (2, 3), boundary="symm", noise="poisson")
-    assert fit.weights.max() * target.mean() == pytest.approx(100.0, rel=1e-9)
+    mean = target.mean()
+    least = max(0.01 * mean, 4 * np.sqrt(mean * 6 / target.size))
+    assert (least > 0.01 * mean) == (level == 100.0)
+    assert fit.weights.max() * least == pytest.approx(1.0, rel=1e-9)
 
 
 def test_a_sample_of_some_patches_stands_for_all_of_them():

@@ -165,7 +165,7 @@ def _moments(taps: Array, grid: Grid) -> list[tuple[float, ...]]:
     """Return the Gaussian of a kernel's second moments about its middle: one, or none where they are no widths."""
     y, x = grid.axes()
     total = float(taps.sum())
-    if abs(total) < 0.05 * float(np.abs(taps).sum()):
+    if not abs(total) > 0.05 * float(np.abs(taps).sum()):
         return []
     down, across = float(taps.sum(axis=1) @ y) / total, float(taps.sum(axis=0) @ x) / total
     y, x = y - down, x - across

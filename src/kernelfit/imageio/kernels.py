@@ -75,11 +75,15 @@ class KernelFile:
         )
 
     def like(self, other: "KernelFile") -> "KernelFile":
-        """Return bare numbers of three axes as the kernel of a volume where another file holds one."""
-        deep = other.convention is not None and other.convention.ndim == 3
-        if not deep or self.convention is not None or self.kernel.ndim != 3:
+        """Return bare numbers as a kernel of what another file says: of a volume, or of samples whose lags it knows."""
+        theirs, shape, numbers = other.convention, self.kernel.shape, self.kernel.dtype.kind
+        if theirs is None or self.convention is not None:
             return self
-        sides: Any = tuple((side - 1) // 2 for side in self.kernel.shape)
+        if theirs.ndim == 1 and (shape, numbers) == (other.kernel.shape, other.kernel.dtype.kind):
+            return dataclasses.replace(self, convention=theirs)  # numbers have no lags of their own
+        if theirs.ndim != 3 or len(shape) != 3:
+            return self
+        sides: Any = tuple((side - 1) // 2 for side in shape)
         plain: Any = {"stride": (1, 1, 1), "offset": (0, 0, 0), "ndim": 3}
         return dataclasses.replace(self, convention=Convention(origin=sides, **plain))
 
