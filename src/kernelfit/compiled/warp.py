@@ -89,13 +89,13 @@ def _turned(table, row, down, across):
 
 
 @jit_sum
-def warp_rows(coefficients, matrix, first, reach, out, outside, slopes):
+def warp_rows(coefficients, matrix, first, reach, out, outside, by_row, by_col):
     """Read rows of the warped image, from the row `first` on, from the float32 coefficients of its quintic spline."""
     # The pixel (row, col) is read at ``matrix @ (row, col, 1)``, divided by the last. `outside` tells which lie further
     # than `reach` beyond the centres of the pixels at the edge; those are read from the mirrored image, at most its
-    # width away. `slopes` takes the derivatives of the warped image with row and column, if it has any rows.
+    # width away. `by_row` and `by_col` take the derivatives of the warped image, if they have any rows.
     (n_rows, n_cols), n = coefficients.shape, out.shape[1]
-    flat, sloped, m = coefficients.reshape(-1), slopes.shape[1] > 0, matrix
+    flat, sloped, m = coefficients.reshape(-1), by_row.shape[0] > 0, matrix
     table = (m[0, 0], m[0, 1], m[0, 2], m[1, 0], m[1, 1], m[1, 2], m[2, 0], m[2, 1], m[2, 2])
     rows, cols, weights, near, sums = (
         np.empty(n),
@@ -133,9 +133,9 @@ def warp_rows(coefficients, matrix, first, reach, out, outside, slopes):
                 _down(near, 0, 8, down, n, c, sums)
             out[r, c] = _across(sums, across, n, c)
             if sloped:
-                slopes[0, r, c], slopes[1, r, c] = dy, _across(sums, lean, n, c)
+                by_row[r, c], by_col[r, c] = dy, _across(sums, lean, n, c)
         if sloped:
-            _turned(table, row, slopes[0, r], slopes[1, r])
+            _turned(table, row, by_row[r], by_col[r])
 
 
 @jit_sum

@@ -112,7 +112,7 @@ class Spline:
 
         def band(first: int) -> None:
             part = slice(first, first + _ROWS)
-            warp_rows(coefficients, table, first, reach, out[part], outside[part], steep[:, part])
+            warp_rows(coefficients, table, first, reach, out[part], outside[part], steep[0, part], steep[1, part])
             out[part] *= unit
             out[part] += level
             steep[:, part] *= unit
