@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..core import geometry
 from ..core.estimate import Estimate
@@ -25,6 +24,8 @@ from .keywords import FIELDS, default, same
 from .match_psf import match_psf
 from .results import KernelFit
 
+#: Of the channels of an image; None is the mean.
+Weights = tuple[float, float, float] | None
 #: Fields of a model that mean nothing without a shape.
 _NEED_SHAPE = ("origin", "offset")
 #: Keywords beside which outliers are not held down unasked.
@@ -107,19 +108,22 @@ def completed(
     steps = None if stride == (1, 1) else stride
     edges = keywords.get("boundary"), float(keywords.get("fillvalue", 0.0))
     every, seen = selected, pairs[0]
+
+    def look(seen: tuple[Any, Any], result: Any, selected: Selection, planes: int, weights: Weights) -> Found:
+        around, source = None, _plane(seen[0], axis, weights)
+        if seen is not pairs[-1]:
+            whole = _plane(pairs[-1][0], axis, weights), _plane(pairs[-1][1], axis)
+            around = *whole, _plane_selection(every, axis, pairs[-1])
+        return discover(source, result, selected, run, steps, edges=edges, colours=planes, around=around)
+
     for seen in pairs:
         selected = _plane_selection(every, axis, seen)
         result = _plane(seen[1], axis)
         colour = np.ndim(seen[1]) == 3 and seen[1].dtype.kind in "iu" if axis is not None else False
         planes = seen[1].shape[axis] if colour else 0
-        around = None
-        if seen is not pairs[-1]:
-            around = *(_plane(one, axis) for one in pairs[-1]), _plane_selection(every, axis, pairs[-1])
-        look = functools.partial(
-            discover, selection=selected, execution=run, stride=steps, edges=edges, colours=planes, around=around
-        )
         try:
-            found = _first_found(look, result, _grays(seen[0], seen[1]) if colours else [_plane(seen[0], axis)])
+            of_seen = functools.partial(look, seen, result, selected, planes)
+            found = _first_found(of_seen, _mixtures(*seen) if colours else [None])
         except UnrelatedError:
             if seen is pairs[-1]:
                 raise
@@ -276,31 +280,30 @@ def _turned(found: Found, operation: str | None) -> dict[str, Any]:
     return fields
 
 
-def _plane(array: Any, axis: int | None) -> Any:
-    """Return one plane: the mean of the channels."""
+def _plane(array: Any, axis: int | None, weights: Weights = None) -> Any:
+    """Return one plane: the mean of the channels, or with such weights."""
     if not hasattr(array, "shape"):
         array = np.asarray(array)
     if axis is None or len(array.shape) != 3:
         return array
-    return np.asarray(array, dtype=np.float64).mean(axis=axis)
+    plane = np.asarray(array, dtype=np.float64)
+    return plane.mean(axis=axis) if weights is None else plane @ weights
 
 
-def _grays(image: Any, target: Any) -> list[npt.NDArray[np.float64]]:
-    """Return what the mean of the target's channels may be made of, the likeliest first."""
-    plane = np.asarray(image, dtype=np.float64)
-    mean = plane.mean(axis=-1)
-    if plane.shape[-1] != 3 or np.shape(target)[-1] != 1:
-        return [mean]
+def _mixtures(image: Any, target: Any) -> list[Weights]:
+    """Return of which weights of three channels a target of one may be made, the likeliest first; None is the mean."""
+    if np.shape(image)[-1] != 3 or np.shape(target)[-1] != 1:
+        return [None]
     # luma, of which most gray pictures are made (ITU-R BT.601), and what a channel shows alone
-    return [plane @ (0.299, 0.587, 0.114), mean, *np.moveaxis(plane, -1, 0)]
+    return [(0.299, 0.587, 0.114), None, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
 
 
-def _first_found(look: Callable[..., Found], target: Any, images: Sequence[Any]) -> Found:
-    """Return what is found of the first of some images that a kernel relates to the target."""
+def _first_found(look: Callable[[Weights], Found], mixtures: Sequence[Weights]) -> Found:
+    """Return what is found of the first of some mixtures that a kernel relates to the target."""
     first: ValueError | None = None
-    for image in images:
+    for weights in mixtures:
         try:
-            return look(image, target)
+            return look(weights)
         except ValueError as error:
             first = first or error
     assert first is not None

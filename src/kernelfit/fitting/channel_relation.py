@@ -62,19 +62,20 @@ def channels_of(
     if n_sources != n_targets:
         return "mixed", weights, part
     every = sums(narrow, "separate")
-    rss, rank = left([least_squares(one) for one in every])
+    solved = [least_squares(one) for one in every]
+    rss, rank = left(solved)
     other, more = left(mixed)
     if rss > _EXACT * sum(one.target_energy for one in every) and other / (n - more) < most * rss / (n - rank):
         return "mixed", weights, part
-    differ = _differ(every, n)
+    differ = _differ(every, solved, n)
     if differ and part:  # what lies beyond the middle may be all that differs
-        differ = _differ(sums(fields, "separate"), n)
+        every = sums(fields, "separate")
+        differ = _differ(every, [least_squares(one) for one in every], n)
     return "separate" if differ else "shared", even, part
 
 
-def _differ(every: list[NormalEquations], n: int) -> bool:
+def _differ(every: list[NormalEquations], solved: list[LeastSquaresSolution], n: int) -> bool:
     """Say whether the channels' kernels differ by more than chance, by an F-test."""
-    solved = [least_squares(one) for one in every]
     one = least_squares(functools.reduce(lambda a, b: a + b, every))
     rss, more = sum(each.rss for each in solved), sum(each.rank for each in solved) - one.rank
     if one.rss - rss <= _EXACT * sum(each.target_energy for each in every) or more == 0:
